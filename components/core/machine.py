@@ -1,0 +1,67 @@
+"""What this machine has: cores, memory, disk, and whether its processor multiplies in bfloat16."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts that decide defaults. Bytes, and processors usable by this process."""
+
+    processor: str
+    cores: int
+    memory: int
+    bf16: bool
+
+    def dtype(self) -> str:
+        """The dtype that is fast here for training and batched generation: bf16 with hardware support, else fp32."""
+        return "bfloat16" if self.bf16 else "float32"
+
+
+@cache
+def machine() -> Machine:
+    """Probe once; reads `/proc` only, no ML library."""
+    cpuinfo = _read("/proc/cpuinfo")
+    model = next((line.partition(":")[2].strip() for line in cpuinfo.splitlines() if "model name" in line), "")
+    flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    return Machine(
+        processor=model or platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        bf16="avx512_bf16" in flags or "amx_bf16" in flags,
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def free_disk(path: Path) -> int:
+    """Free bytes on the file system that will hold `path`."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def peak_rss() -> int:
+    """Largest resident set of this program so far, bytes. Not getrusage: that one inherits the parent's peak."""
+    line = next(line for line in _read("/proc/self/status").splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def human_bytes(count: float) -> str:
+    """`1536` -> `"1.5 kB"`, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,89 @@
+"""What shaped an output besides its configuration: the component's code and the versions of its libraries."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+NEUTRAL = frozenset(
+    (
+        "components.interfaces",
+        *(f"components.core.{name}" for name in ("config", "errors", "events", "kinds", "recipe", "registry")),
+    )
+)
+"""Modules that wire and report but compute nothing that ends in an artifact."""
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions of distributions, read from metadata: nothing is imported."""
+    return {name: _version(name) for name in sorted(names)}
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def code_digest(cls: type) -> str:
+    """sha256 of the source that defines `cls` and of the project modules it imports, directly or not.
+
+    An edit to a trainer makes its artifacts stale; an edit to another trainer, or to an error message, does not.
+    """
+    seen: dict[str, str] = {}
+    _collect(cls.__module__, seen)
+    return hashlib.sha256("".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:16]
+
+
+def _collect(module: str, seen: dict[str, str]) -> None:
+    if module in seen:
+        return
+    source = _source(module)
+    if source is None:
+        return
+    seen[module] = source
+    own_package = module.partition(".")[0]
+    for name in _imports(source):
+        if name.partition(".")[0] == own_package and name not in NEUTRAL:
+            _collect(name, seen)
+
+
+def _source(module: str) -> str | None:
+    spec = importlib.util.find_spec(module) if module not in sys.modules else sys.modules[module].__spec__
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _imports(source: str) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def git_state(root: Path) -> dict[str, str]:
+    """Commit and cleanliness of the work tree, or `{"commit": "none"}` outside a repository."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
+        return {"commit": "none", "dirty": "unknown"}
+    return {"commit": commit, "dirty": str(bool(_git(root, "status", "--porcelain"))).lower()}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,64 @@
+"""Hard limits on what was measured: bytes, distance to the trained model, speed, memory.
+
+gate: [{type: budget, max: {bytes: 300MB, mean_kl: 0.1}, min: {tokens_per_s: 20}}]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from components.core.component import StrictConfig
+from components.core.kinds import register
+from components.interfaces import Check, Gate, Scoreboard
+
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _quantity(value: Any) -> Any:
+    """`"120MB"` -> 120000000.0; anything else is left for pydantic to judge."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if not match:
+        return value
+    if match[2].upper() not in UNITS:
+        raise ValueError(f"unknown unit '{match[2]}'; known: {', '.join(u for u in UNITS if u)}")
+    return float(match[1]) * UNITS[match[2].upper()]
+
+
+Quantity = Annotated[float, BeforeValidator(_quantity)]
+
+
+@register("gate", "budget")
+class BudgetGate(Gate):
+    """Measured figures stay within limits."""
+
+    class Config(StrictConfig):
+        max: dict[str, Quantity] = {}
+        min: dict[str, Quantity] = {}
+
+    config: Config
+
+    @classmethod
+    def needs(cls, config: Any) -> Iterable[str]:
+        return (*config.max, *config.min)
+
+    def judge(self, variant: str, board: Scoreboard) -> list[Check]:
+        found = board.metrics(variant)
+        upper = [self._check(name, found.get(name), limit, "at most") for name, limit in self.config.max.items()]
+        lower = [self._check(name, found.get(name), limit, "at least") for name, limit in self.config.min.items()]
+        return upper + lower
+
+    @staticmethod
+    def _check(name: str, value: float | None, limit: float, side: str) -> Check:
+        if value is None:
+            return Check(gate="budget", passed=False, summary=f"{name} was not measured on this variant")
+        passed = value <= limit if side == "at most" else value >= limit
+        return Check(
+            gate="budget",
+            passed=passed,
+            summary=f"{name} {value:,.4g} ({side} {limit:,.4g})",
+            figures={"metric": name, "value": value, "limit": limit},
+        )

@@ -1,0 +1,298 @@
+"""The base class of every component kind, and the plain records that pass between them.
+
+A component extends one of these, registers under a name, and owns its `Config`. Nothing here imports an ML library.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from components.core.artifacts import Artifact
+from components.core.chat import Message
+from components.core.component import Component
+from components.core.events import EventBus
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a component gets besides its inputs: the seed of the run, and the bus to report progress on."""
+
+    seed: int
+    bus: EventBus
+
+
+# ---------------------------------------------------------------- models
+
+
+class ModelSource(Component, ABC):
+    """Brings a base model into the store as a directory of safetensors, config and tokenizer."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the content (revision, file digests), found without loading weights."""
+
+    @abstractmethod
+    def fetch(self, out: Path) -> Mapping[str, Any]:
+        """Write the model directory to `out`; returns facts about it for the manifest."""
+
+    @abstractmethod
+    def parameters(self) -> int | None:
+        """Number of weights if it can be told without loading them, for estimates."""
+
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as it stands in the file: its line number (from 1), its bytes, and its value if it parses."""
+
+    line: int
+    raw: bytes
+    value: Any = None
+    error: str | None = None
+
+
+class Reader(Component, ABC):
+    """Reads rows from a source, one at a time."""
+
+    @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """The files behind the source; a DataError if one is missing."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[RawRow]:
+        """Every row in order, malformed ones included (with `error` set)."""
+
+
+class Format(Component, ABC):
+    """Understands one shape of row."""
+
+    @abstractmethod
+    def problem(self, value: Any) -> str | None:
+        """Why this value is not a row of the format, or None if it is."""
+
+    @abstractmethod
+    def messages(self, value: Any) -> list[Message]:
+        """The conversation in the one internal shape: `[{"role": ..., "content": ...}]`."""
+
+
+# ---------------------------------------------------------------- training and optimization
+
+
+class Trainer(Component, ABC):
+    """Turns a model and a data set into a trained artifact."""
+
+    @classmethod
+    @abstractmethod
+    def produces_kind(cls, config: Any) -> str:
+        """`"adapter"` or `"model"`, depending on the configuration."""
+
+    @abstractmethod
+    def train(self, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> Mapping[str, Any]:
+        """Train and write the result to `out`; returns measured figures for the manifest."""
+
+
+class Pass(Component, ABC):
+    """One optimization: reads an artifact, never changes it, writes another, and reports what it measured."""
+
+    consumes: ClassVar[tuple[str, ...]]
+    produces: ClassVar[str]
+
+    @abstractmethod
+    def apply(
+        self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
+    ) -> dict[str, Any]:
+        """Write the result to `out`. `parents` are the inputs of `source` by role (an adapter's base is "model")."""
+
+    def estimated_bytes(self, parameters: int) -> int:
+        """Disk the result will take for a model of this many weights."""
+        return parameters * 4
+
+
+# ---------------------------------------------------------------- inference
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and its cost. Times in seconds."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class Backend(Component, ABC):
+    """Runs a model artifact. Opened on a path, closed by `close` or the end of a `with` block."""
+
+    serves: ClassVar[tuple[str, ...]]
+    """Kinds of artifact that this backend runs."""
+
+    @abstractmethod
+    def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
+        """Load the weights."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the weights."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The artifact's own tokenizer (transformers' interface)."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+        """Greedy answers to a batch of token-id prompts, in the same order."""
+
+    @abstractmethod
+    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+        """Greedy token ids one by one. Does not stop at the end of turn: the caller decides."""
+
+    @abstractmethod
+    def logits(self, ids: Sequence[int]) -> Any:
+        """Logits at every position, a float32 array of shape (len(ids), vocabulary)."""
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------- benchmarks and gates
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that a benchmark reports: how it is called, its unit, and which way is better."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    title: str
+
+
+class Subject(BaseModel):
+    """Something that is benchmarked: `base`, `trained`, or a variant, with the artifacts needed to open it."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    artifact: Artifact
+    parents: dict[str, Artifact] = {}
+
+
+class Measurement(BaseModel):
+    """What a benchmark found out about one subject. `rows` are its per-row results, the evidence for paired tests."""
+
+    model_config = ConfigDict(frozen=True)
+    subject: str
+    benchmark: str
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]] = []
+    notes: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class EvalRows:
+    """The conversations to measure on, each ending with the expected answer."""
+
+    conversations: list[list[Message]]
+    ids: list[str] = field(default_factory=list)
+
+
+class Benchmark(Component, ABC):
+    """Measures subjects through the artifact that will be served."""
+
+    metrics: ClassVar[tuple[Metric, ...]]
+    together: ClassVar[bool] = False
+    """True if the subjects must be measured in one go (interleaved timing, distance to a reference)."""
+
+    @abstractmethod
+    def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:
+        """One measurement a subject (subjects it says nothing about may be left out)."""
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """All measurements of a run."""
+
+    measurements: Sequence[Measurement]
+
+    def metrics(self, subject: str) -> dict[str, float]:
+        """Every metric of a subject, by name."""
+        merged: dict[str, float] = {}
+        for measurement in self.measurements:
+            if measurement.subject == subject:
+                merged |= measurement.metrics
+        return merged
+
+    def rows(self, subject: str, metric: str) -> dict[str, float]:
+        """A metric row by row, by row id."""
+        return {
+            row["id"]: float(row[metric])
+            for measurement in self.measurements
+            if measurement.subject == subject
+            for row in measurement.rows
+            if metric in row
+        }
+
+    def subjects(self) -> list[str]:
+        """Names in the order they were measured."""
+        return list(dict.fromkeys(m.subject for m in self.measurements))
+
+
+class Check(BaseModel):
+    """One condition of a gate on one variant: what was required, what was found."""
+
+    model_config = ConfigDict(frozen=True)
+    gate: str
+    passed: bool
+    summary: str
+    figures: dict[str, Any] = {}
+
+
+class Gate(Component, ABC):
+    """Decides from the scoreboard whether a variant may be registered as accepted."""
+
+    @classmethod
+    @abstractmethod
+    def needs(cls, config: Any) -> Iterable[str]:
+        """Metrics the gate reads, so that a recipe without them is refused before any work."""
+
+    @abstractmethod
+    def judge(self, variant: str, board: Scoreboard) -> list[Check]:
+        """The gate's checks for one variant."""
+
+
+# ---------------------------------------------------------------- tracking
+
+
+class Tracker(Component, ABC):
+    """Remembers a run: parameters, metrics over time, files."""
+
+    @abstractmethod
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """Open a run and return its id."""
+
+    @abstractmethod
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Add tags to the run."""
+
+    @abstractmethod
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record figures at a step."""
+
+    @abstractmethod
+    def file(self, path: Path, folder: str = "") -> None:
+        """Attach a file."""
+
+    @abstractmethod
+    def finish(self, status: Literal["FINISHED", "FAILED"]) -> None:
+        """Close the run."""

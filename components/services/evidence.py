@@ -1,0 +1,89 @@
+"""The evidence of a run: every figure, every per-row result, the verdict, and one page that a person reads.
+
+It is attached to the MLflow run, and through the run to the registered version.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.core.artifacts import Artifact, write_json
+from components.core.machine import human_bytes, machine
+from components.core.recipe import Recipe
+from components.interfaces import Metric, Scoreboard
+from components.services.benchmarking import scoreboard
+from components.services.judging import Verdict
+
+
+def metrics_of(recipe: Recipe) -> list[Metric]:
+    """Every metric that the recipe's benchmarks report, in order."""
+    return [metric for spec in recipe.benchmark for metric in spec.component.metrics]
+
+
+def show(metric: Metric, value: float | None) -> str:
+    """A figure the way a person reads it, with its unit where the title does not carry it."""
+    if value is None:
+        return "-"
+    if metric.unit == "share":
+        return f"{value:.1%}"
+    if metric.unit == "bytes":
+        return human_bytes(value)
+    if metric.unit == "nats":
+        return f"{value:.4f}"
+    return f"{value:,.1f}" if value >= 10 else f"{value:,.2f}"
+
+
+def write_evidence(
+    out: Path, recipe: Recipe, dataset: Artifact, measured: Sequence[Artifact], verdict: Verdict
+) -> Path:
+    """Write the evidence folder; returns it."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    board = scoreboard(measured)
+    figures = {subject: board.metrics(subject) for subject in board.subjects()}
+    write_json(out / "figures.json", figures)
+    write_json(out / "verdict.json", verdict.model_dump())
+    write_json(out / "machine.json", vars(machine()))
+    write_json(out / "data.json", {k: v for k, v in dataset.meta.items() if k != "system"})
+    shutil.copyfile(dataset.path / "quarantine.jsonl", out / "quarantine.jsonl")
+    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
+    with (out / "rows.jsonl").open("w", encoding="utf-8") as handle:
+        for measurement in board.measurements:
+            for row in measurement.rows:
+                line = {"subject": measurement.subject, "benchmark": measurement.benchmark, **row}
+                handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+    (out / "report.md").write_text(markdown(recipe, board, verdict), encoding="utf-8")
+    return out
+
+
+def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict) -> str:
+    """The table of all subjects and the reasons of the verdict, as Markdown."""
+    metrics = metrics_of(recipe)
+    header = ["model", *(metric.title for metric in metrics), "verdict"]
+    lines = [f"# {recipe.name}: {'accepted, ' + verdict.chosen if verdict.chosen else 'not accepted'}", ""]
+    lines += [_row(header), _row(["---"] * len(header))]
+    for subject in board.subjects():
+        found = board.metrics(subject)
+        lines.append(_row([subject, *(show(m, found.get(m.name)) for m in metrics), ruling(verdict, subject)]))
+    for judged in verdict.variants:
+        lines += ["", f"## {judged.variant}: {'accepted' if judged.accepted else 'rejected'}", ""]
+        lines += [f"- {'pass' if check.passed else 'FAIL'} ({check.gate}): {check.summary}" for check in judged.checks]
+    return "\n".join(lines) + "\n"
+
+
+def ruling(verdict: Verdict, subject: str) -> str:
+    """`chosen`, `accepted`, `rejected`, or nothing for a subject that is not a variant."""
+    if subject == verdict.chosen:
+        return "chosen"
+    judged = {entry.variant: entry.accepted for entry in verdict.variants}
+    return {True: "accepted", False: "rejected"}[judged[subject]] if subject in judged else ""
+
+
+def _row(cells: Sequence[Any]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -1,0 +1,41 @@
+"""Answers prompts with a registered model, through the backend that serves it.
+
+`InferenceService(workspace).stream("triage@staging", "My kettle leaks")` yields pieces of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from components.core.chat import Message, encode_prompt
+from components.interfaces import Subject
+from components.runtime import opened
+from components.services.model_registry import RegistryService
+from components.services.workspace import Workspace
+
+
+class InferenceService:
+    """Generates text with registered models."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.registry = RegistryService(workspace)
+
+    def stream(
+        self, reference: str, prompt: str, system: str | None = None, max_new_tokens: int = 256
+    ) -> Iterator[str]:
+        """The answer piece by piece. Without `system`, the message the model was trained with is used."""
+        model = self.registry.resolve(reference)
+        instruction = system if system is not None else model.tags.get("postmill.system", "")
+        messages: list[Message] = [{"role": "system", "content": instruction}] if instruction else []
+        messages.append({"role": "user", "content": prompt})
+        with opened(Subject(name=reference, artifact=model.artifact)) as backend:
+            tokenizer, said, tokens = backend.tokenizer, "", []
+            for token in backend.stream(encode_prompt(tokenizer, messages), max_new_tokens):
+                if token == tokenizer.eos_token_id:
+                    return
+                tokens.append(token)
+                text = tokenizer.decode(tokens)
+                # a character of several tokens decodes to a replacement mark until its last token is there
+                if not text.endswith("\ufffd"):
+                    yield text[len(said) :]
+                    said = text

@@ -1,0 +1,55 @@
+"""Runs chains of optimization passes: `OptimizationService(workspace).variant("int4", chain, trained, seed)`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.core.artifacts import Artifact
+from components.core.recipe import Spec
+from components.interfaces import Pass, StepContext
+from components.services.workspace import Workspace
+
+
+class OptimizationService:
+    """Applies passes, one artifact each; chains that begin alike share the work."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def variant(self, name: str, chain: Sequence[Spec], source: Artifact, seed: int) -> Artifact:
+        """The artifact at the end of the chain."""
+        for spec in chain:
+            source = self._apply(name, spec, source, seed)
+        return source
+
+    def parents(self, artifact: Artifact) -> dict[str, Artifact]:
+        """The inputs of an artifact that are needed to open it (an adapter's base model)."""
+        if artifact.kind != "adapter":
+            return {}
+        return {"model": self.workspace.store.get(artifact.parents["model"])}
+
+    def _apply(self, name: str, spec: Spec, source: Artifact, seed: int) -> Artifact:
+        inputs = self.parents(source)
+        step: Pass = spec.build()
+        parameters = sum(artifact.size for artifact in (source, *inputs.values())) // 4
+
+        def make(out: Path) -> Mapping[str, Any]:
+            started = time.perf_counter()
+            facts = step.apply(source, inputs, out, StepContext(seed, self.workspace.bus))
+            size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+            seconds = round(time.perf_counter() - started, 2)
+            return {**facts, "bytes_before": source.size, "bytes_after": size, "seconds": seconds}
+
+        return self.workspace.stage(
+            "optimize",
+            f"{name}/{spec.type}",
+            spec.component,
+            {**spec.dump(), "seed": seed},
+            {"source": source, **inputs},
+            spec.component.produces,
+            make,
+            step.estimated_bytes(parameters),
+        )

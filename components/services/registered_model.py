@@ -1,0 +1,47 @@
+"""The registered model as MLflow sees it: `mlflow.pyfunc.load_model("models:/triage@staging").predict([...])`.
+
+MLflow copies this file beside the weights and runs it, so it stands alone: no import from Postmill, no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+
+class ChatModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Answers a list of user messages greedily, through ONNX Runtime GenAI."""
+
+    def load_context(self, context: Any) -> None:
+        import onnxruntime_genai as og
+
+        folder = Path(context.artifacts["model"])
+        self.model = og.Model(str(folder))
+        self.tokenizer = og.Tokenizer(self.model)
+        self.system = (context.model_config or {}).get("system")
+
+    def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[str]:
+        limit = int((params or {}).get("max_new_tokens", 256))
+        return [self._answer(text, limit) for text in model_input]
+
+    def _answer(self, text: str, limit: int) -> str:
+        import onnxruntime_genai as og
+
+        messages = [{"role": "user", "content": text}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        prompt = self.tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+        ids = self.tokenizer.encode(prompt)
+        params = og.GeneratorParams(self.model)
+        params.set_search_options(max_length=len(ids) + limit, do_sample=False)
+        generator = og.Generator(self.model, params)
+        generator.append_tokens(ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        return str(self.tokenizer.decode(generator.get_sequence(0)[len(ids) :]))
+
+
+mlflow.models.set_model(ChatModel())

@@ -1,0 +1,135 @@
+"""TRL's SFT trainer with a cheaper loss, a guard against NaN, and events for each step.
+
+Imports torch and TRL, so it is imported only when training starts (a leading underscore keeps discovery away).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+from components.core.errors import TrainingError
+from components.core.events import EventBus
+
+
+@dataclass
+class Meter:
+    """Loss of every step, and tokens seen."""
+
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+
+
+class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer on rows that are tokenised already (`input_ids`, `labels`)."""
+
+    def __init__(self, *args: Any, bus: EventBus, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.meter = Meter()
+        self.add_callback(_Progress(bus, self.meter))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> list[int]:
+        arguments = self.args
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        count = arguments.max_steps * arguments.gradient_accumulation_steps * arguments.train_batch_size
+        return bucketed_order(lengths, arguments.train_batch_size, arguments.seed, count)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if return_outputs or not _has_plain_head(model):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # accelerate puts autocast around the wrapped forward, which the loss below goes past
+        with self.accelerator.autocast():
+            return trained_tokens_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self.meter.tokens += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        # before the optimizer moves a weight: a NaN that is applied once is in every later checkpoint
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; "
+                "lower learning_rate, or look for damaged rows"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # without TRL's entropy and accuracy, which were not computed; and quietly: the bus tells whoever wants to know
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Emits `train.step` for every optimizer step."""
+
+    def __init__(self, bus: EventBus, meter: Meter) -> None:
+        self.bus, self.meter, self.started = bus, meter, time.perf_counter()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self.meter.losses.append(float(logs["loss"]))
+        self.bus.emit(
+            "train.step",
+            step=state.global_step,
+            total=args.max_steps,
+            loss=float(logs["loss"]),
+            grad_norm=float(logs.get("grad_norm", 0.0)),
+            learning_rate=float(logs.get("learning_rate", 0.0)),
+            tokens_per_s=self.meter.tokens / (time.perf_counter() - self.started),
+        )
+
+
+def bucketed_order(lengths: list[int], batch_size: int, seed: int, count: int) -> list[int]:
+    """Row numbers in training order: batches of similar length (little padding), the batches themselves shuffled.
+
+    transformers' own grouping sorts long stretches from long to short, so training ends on the shortest rows only.
+    """
+    random = Random(seed)
+    order: list[int] = []
+    while len(order) < count:
+        rows = list(range(len(lengths)))
+        random.shuffle(rows)
+        pool = batch_size * 16
+        batches = []
+        for start in range(0, len(rows), pool):
+            alike = sorted(rows[start : start + pool], key=lambda row: lengths[row])
+            batches += [alike[i : i + batch_size] for i in range(0, len(alike), batch_size)]
+        random.shuffle(batches)
+        order += [row for batch in batches if len(batch) == batch_size or len(rows) < batch_size for row in batch]
+    return order
+
+
+def _has_plain_head(model: Any) -> bool:
+    """Whether logits are nothing but hidden states times the output matrix (no capping, no scaling)."""
+    config = model.config.get_text_config()
+    altered = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+    return not any(getattr(config, name, None) for name in altered) and not getattr(config, "num_local_experts", None)
+
+
+def trained_tokens_loss(model: Any, inputs: Mapping[str, Any], num_items: Any) -> Any:
+    """Mean negative log-likelihood of the labelled tokens, a scalar.
+
+    On a CPU, TRL 1.16 multiplies every position with the output matrix and computes an entropy nobody reads: more
+    than half of a step for a small model with a large vocabulary. Here only labelled positions reach the matrix.
+    """
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(network, network.base_model_prefix)
+    # rows are padded on the right and attention is causal: no real token can see a pad, so no mask is needed
+    hidden = backbone(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+    labels = inputs["labels"][:, 1:]
+    chosen = labels != -100
+    logits = network.get_output_embeddings()(hidden[chosen]).float()
+    total = torch.nn.functional.cross_entropy(logits, labels[chosen], reduction="sum")
+    return total / (chosen.sum() if num_items is None else num_items)

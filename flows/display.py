@@ -1,0 +1,133 @@
+"""What a person sees while a recipe runs: one live line per stage, and one table at the end.
+
+Subscribes to the bus; on a terminal the lines are live (rich), otherwise each stage prints one line when it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from components.core.events import Event, EventBus
+from components.core.machine import human_bytes
+from components.core.recipe import Recipe
+from components.interfaces import Scoreboard
+from components.services.evidence import metrics_of, ruling, show
+from components.services.judging import Verdict
+
+COLUMNS = ("exact_match", "json_valid", "mean_kl", "top1_agreement", "ttft_ms", "tokens_per_s", "peak_rss", "bytes")
+STYLES = {"chosen": "bold green", "accepted": "green", "rejected": "red"}
+
+
+class Display:
+    """Progress of a run on a console. Use as a context manager around the run."""
+
+    def __init__(self, console: Console, bus: EventBus) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._rows: dict[str, TaskID] = {}
+        self._since: dict[str, float] = {}
+        self._off = bus.on(self._handle)
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._off()
+        self.progress.stop()
+
+    def _handle(self, event: Event) -> None:
+        handler = getattr(self, f"_on_{event.name.replace('.', '_')}", None)
+        if handler:
+            handler(event.data)
+
+    def _on_stage_started(self, data: Mapping[str, Any]) -> None:
+        label = _label(data)
+        self._since[label] = time.monotonic()
+        self._rows[label] = self.progress.add_task(label, total=None, note="")
+
+    def _on_stage_cached(self, data: Mapping[str, Any]) -> None:
+        label = _label(data)
+        self.progress.update(
+            self.progress.add_task(label, total=1, note="[dim]unchanged, from the store[/]"), completed=1
+        )
+        self._print(f"{label}: unchanged, from the store")
+
+    def _on_stage_finished(self, data: Mapping[str, Any]) -> None:
+        label = _label(data)
+        size = human_bytes(data["size"])
+        self._update(label, total=1, completed=1, note=f"[dim]{size}[/]")
+        self._print(f"{label}: {time.monotonic() - self._since[label]:.1f} s, {size}")
+
+    def _on_stage_failed(self, data: Mapping[str, Any]) -> None:
+        self._update(_label(data), note="[red]failed[/]")
+        self._print(f"{_label(data)}: failed")
+
+    def _on_stage_progress(self, data: Mapping[str, Any]) -> None:
+        self._update(_label(data), total=data["total"], completed=data["done"], note=f"{data['done']}/{data['total']}")
+
+    def _on_train_step(self, data: Mapping[str, Any]) -> None:
+        note = f"step {data['step']}/{data['total']}  loss {data['loss']:.3f}  {data['tokens_per_s']:.0f} tokens/s"
+        for label in [label for label in self._rows if label.startswith("train")]:
+            self._update(label, total=data["total"], completed=data["step"], note=note)
+        if data["step"] % 10 == 0 or data["step"] == data["total"]:
+            self._print(f"train: {note}")
+
+    def _on_data_validated(self, data: Mapping[str, Any]) -> None:
+        bad = sum(data["quarantined"].values())
+        counts = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
+        self.console.print(f"  rows: {counts}; quarantined: {bad}", highlight=False)
+
+    def _update(self, label: str, **fields: Any) -> None:
+        # benchmarks report progress under the subject's name only
+        row = self._rows.get(label) or next((r for name, r in self._rows.items() if name.endswith(label)), None)
+        if row is not None:
+            self.progress.update(row, **fields)
+
+    def _print(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _label(data: Mapping[str, Any]) -> str:
+    return f"{data['stage']:<9} {data['name']}"
+
+
+def results_table(recipe: Recipe, board: Scoreboard, verdict: Verdict) -> Table:
+    """Base, trained and every variant by the figures that decide."""
+    shown = [metric for metric in metrics_of(recipe) if metric.name in COLUMNS]
+    table = Table(title=f"{recipe.name}: base, trained, variants", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for metric in shown:
+        unit = f"\n[dim]{metric.unit}[/]" if metric.unit in ("ms", "nats") else ""
+        table.add_column(f"{metric.title}{unit}", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for subject in board.subjects():
+        found, word = board.metrics(subject), ruling(verdict, subject)
+        cells = [show(metric, found.get(metric.name)) for metric in shown]
+        table.add_row(subject, *cells, f"[{STYLES.get(word, 'default')}]{word}[/]")
+    return table
+
+
+def print_reasons(console: Console, verdict: Verdict) -> None:
+    """Why each variant was accepted or not, one line a check."""
+    for judged in verdict.variants:
+        console.print(f"[bold]{judged.variant}[/] {'accepted' if judged.accepted else '[red]rejected[/]'}")
+        for check in judged.checks:
+            mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+            console.print(f"  {mark} {escape(check.summary)}", highlight=False)

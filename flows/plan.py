@@ -1,0 +1,82 @@
+"""What a run will do, before it does it: the steps, and estimates of memory, disk and time.
+
+Estimates are arithmetic on the model's size and rates seen with SmolLM2-135M on two cores; they tell whether a run
+takes minutes or hours, not more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.core.machine import Machine
+from components.core.recipe import Recipe
+
+TRAIN_TOKEN_FLOPS = 6
+"""Multiply-adds of forward and backward for a token and a weight, times two (Kaplan et al. 2020, arXiv:2001.08361)."""
+FLOPS_PER_CORE = {"float32": 40e9, "bfloat16": 110e9}
+"""Useful arithmetic a second and core in training, with this project's overheads, on AVX-512 server cores."""
+TOKENS_PER_ROW = 130
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes and seconds, rough."""
+
+    memory: float
+    disk: float
+    train_seconds: float
+
+
+def steps(recipe: Recipe) -> list[str]:
+    """The run, a line a step."""
+    lines = [
+        f"validate  {recipe.data.train.config.path} and {recipe.data.eval.config.path}",
+        f"fetch     {recipe.model.type}",
+    ]
+    lines += [f"train     {spec.type} ({_brief(spec.dump())})" for spec in recipe.train]
+    lines += [
+        f"optimize  {name}: {' -> '.join(_pass(spec.dump()) for spec in chain)}"
+        for name, chain in recipe.optimize.items()
+    ]
+    subjects = ", ".join(["base", "trained", *recipe.optimize])
+    lines += [f"benchmark {spec.type} on {subjects}" for spec in recipe.benchmark]
+    lines += [f"gate      {spec.type}" for spec in recipe.gate]
+    if recipe.register_as:
+        target = recipe.register_as
+        lines.append(f"register  the {target.prefer} accepted variant as {target.model}@{target.alias}")
+    return lines
+
+
+def estimate(recipe: Recipe, parameters: int, machine: Machine) -> Estimate:
+    """Peak memory, disk of all artifacts, and training time for a model of this many weights."""
+    weights = parameters * 4.0
+    passes = {str((name, i)): spec for name, chain in recipe.optimize.items() for i, spec in enumerate(chain)}
+    outputs = {str(spec.dump()): spec.build().estimated_bytes(parameters) for spec in passes.values()}
+    dtype = machine.dtype()
+    rows = sum(_rows(spec.config) for spec in recipe.train)
+    flops = TRAIN_TOKEN_FLOPS * parameters * rows * TOKENS_PER_ROW
+    full = any(getattr(spec.config, "lora", True) is None for spec in recipe.train)
+    return Estimate(
+        # weights, activations, and for full training gradients and two moments
+        memory=weights * (5 if full else 2.5) + 1.5e9,
+        # the base, the trained copy if it is a full one, and every different pass output
+        disk=weights * (2 if full else 1) + sum(outputs.values()),
+        train_seconds=flops / (FLOPS_PER_CORE[dtype] * machine.cores),
+    )
+
+
+def _rows(config: object) -> int:
+    """Rows that a trainer's configuration goes through."""
+    return int(getattr(config, "max_steps", 0) * getattr(config, "batch_size", 1) * getattr(config, "accumulate", 1))
+
+
+def _brief(config: dict[str, object]) -> str:
+    shown = {k: config[k] for k in ("max_steps", "batch_size", "learning_rate") if k in config}
+    lora = config.get("lora")
+    extra = f", LoRA r={lora['r']}" if isinstance(lora, dict) else ", all weights"
+    return ", ".join(f"{k}={v}" for k, v in shown.items()) + extra
+
+
+def _pass(config: dict[str, object]) -> str:
+    precision = config.get("precision")
+    return f"{config['type']}({precision})" if precision else str(config["type"])

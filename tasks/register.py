@@ -1,0 +1,86 @@
+"""Attach the evidence to the run and, if a variant was accepted, put it into the model registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from components.core.artifacts import Artifact, hash_json
+from components.core.chat import Message
+from components.core.provenance import git_state
+from components.core.recipe import Recipe
+from components.interfaces import Subject
+from components.services.benchmarking import scoreboard
+from components.services.data import load_rows
+from components.services.evidence import write_evidence
+from components.services.judging import read_verdict
+from components.services.model_registry import RegistryService
+from components.services.workspace import current
+from tasks.steps import step
+
+
+class Outcome(BaseModel):
+    """What a run came to: the chosen variant and its registered version, if any."""
+
+    recipe: str
+    run_id: str
+    accepted: list[str]
+    chosen: str | None
+    model: str | None = None
+    version: str | None = None
+    alias: str | None = None
+    new_version: bool = False
+
+
+@step(name="record evidence")
+def record(recipe: Recipe, dataset: Artifact, measured: list[Artifact], verdict: Artifact) -> None:
+    """Everything the verdict rests on; the tracked run takes it from the folder."""
+    folder = current().reports / recipe.name
+    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict))
+    current().bus.emit("evidence.written", folder=str(folder), chosen=verdict.meta["chosen"])
+
+
+@step(name="register")
+def register(
+    recipe: Recipe, run_id: str, subjects: list[Subject], dataset: Artifact, measured: list[Artifact], verdict: Artifact
+) -> Outcome:
+    """The chosen variant as a registered version, with the alias of the recipe on it."""
+    chosen = verdict.meta["chosen"]
+    outcome = Outcome(recipe=recipe.name, run_id=run_id, accepted=verdict.meta["accepted"], chosen=chosen)
+    target = recipe.register_as
+    if chosen is None or target is None:
+        return outcome
+    subject = next(subject for subject in subjects if subject.name == chosen)
+    service = RegistryService(current())
+    tags = _tags(recipe, chosen, dataset, measured, verdict)
+    example = _example(dataset)
+    version, new = service.register(target.model, target.alias, subject.artifact, run_id, tags, example)
+    return outcome.model_copy(
+        update={"model": target.model, "version": version, "alias": target.alias, "new_version": new}
+    )
+
+
+def _tags(
+    recipe: Recipe, chosen: str, dataset: Artifact, measured: list[Artifact], verdict: Artifact
+) -> dict[str, str]:
+    figures = scoreboard(measured).metrics(chosen)
+    git = git_state(current().root)
+    return {
+        "postmill.accepted": "true",
+        "postmill.variant": chosen,
+        "postmill.recipe": hash_json(recipe.dump()),
+        "postmill.dataset": dataset.digest,
+        "postmill.verdict": verdict.digest,
+        "postmill.system": dataset.meta.get("system") or "",
+        "git.commit": git["commit"],
+        "git.dirty": git["dirty"],
+        **{f"metric.{name}": f"{value:.6g}" for name, value in figures.items()},
+    }
+
+
+def _example(dataset: Artifact) -> dict[str, Any]:
+    """One held-out question and its expected answer: the input example and signature of the version."""
+    conversation: list[Message] = load_rows(dataset).conversations[0]
+    question = next(message["content"] for message in conversation if message["role"] == "user")
+    return {"input": [question], "output": [conversation[-1]["content"]], "system": dataset.meta.get("system")}
