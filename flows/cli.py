@@ -68,6 +68,7 @@ def run(recipe: RecipePath, set_: Overrides = None) -> None:
     started = time.monotonic()
     console, plan = _console(), _load(recipe, set_)
     from components.services.workspace import Workspace, default_root, use
+    from components.trackers.mlflow import preload
     from flows.display import Display
     from flows.environment import prepare
 
@@ -75,6 +76,7 @@ def run(recipe: RecipePath, set_: Overrides = None) -> None:
     for notice in prepare(root):
         console.print(f"note: {notice}", style="yellow", highlight=False)
     _stop_cleanly_on_sigterm()
+    preload()
     console.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
     workspace = Workspace(root)
     with use(workspace), Display(console, workspace.bus):

@@ -10,6 +10,7 @@ import logging
 import os
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 SETTINGS = {
@@ -42,6 +43,8 @@ def prepare(root: Path) -> list[str]:
     os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
     for name in ("httpx", "httpcore", "mlflow", "alembic", "prefect"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # of transformers and its neighbours about each other; nothing the user can act on
+    warnings.simplefilter("ignore", FutureWarning)
     notices = []
     url = os.environ.get("PREFECT_API_URL")
     if url and not _answers(url):

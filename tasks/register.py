@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
 
 from components.core.artifacts import Artifact, hash_json
@@ -13,7 +16,7 @@ from components.core.recipe import Recipe
 from components.interfaces import Subject
 from components.services.benchmarking import scoreboard
 from components.services.data import load_rows
-from components.services.evidence import write_evidence
+from components.services.evidence import REPORT, write_evidence
 from components.services.judging import read_verdict
 from components.services.model_registry import RegistryService
 from components.services.workspace import current
@@ -38,6 +41,8 @@ def record(recipe: Recipe, dataset: Artifact, measured: list[Artifact], verdict:
     """Everything the verdict rests on; the tracked run takes it from the folder."""
     folder = current().reports / recipe.name
     write_evidence(folder, recipe, dataset, measured, read_verdict(verdict))
+    # shown on the run's page in Prefect's UI
+    create_markdown_artifact(markdown=(folder / REPORT).read_text(encoding="utf-8"), key=_slug(recipe.name))
     current().bus.emit("evidence.written", folder=str(folder), chosen=verdict.meta["chosen"])
 
 
@@ -52,20 +57,27 @@ def register(
     if chosen is None or target is None:
         return outcome
     subject = next(subject for subject in subjects if subject.name == chosen)
-    service = RegistryService(current())
+    report = (current().reports / recipe.name / REPORT).read_text(encoding="utf-8")
     tags = _tags(recipe, chosen, dataset, measured, verdict)
     example = _example(dataset)
-    version, new = service.register(target.model, target.alias, subject.artifact, run_id, tags, example)
+    version, new = RegistryService(current()).register(
+        target.model, target.alias, subject.artifact, run_id, tags, example, report
+    )
     return outcome.model_copy(
         update={"model": target.model, "version": version, "alias": target.alias, "new_version": new}
     )
+
+
+def _slug(name: str) -> str:
+    """Prefect's artifact keys are lower case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower())
 
 
 def _tags(
     recipe: Recipe, chosen: str, dataset: Artifact, measured: list[Artifact], verdict: Artifact
 ) -> dict[str, str]:
     figures = scoreboard(measured).metrics(chosen)
-    git = git_state(current().root)
+    git = git_state(Path.cwd())
     return {
         "postmill.accepted": "true",
         "postmill.variant": chosen,

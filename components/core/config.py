@@ -63,7 +63,7 @@ def _refuse_aliases(text: str, path: Path) -> None:
     """An alias may point at its own parent, or unfold a small file into gigabytes."""
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else "?"
             raise ConfigError(f"{path}:{line}: aliases (*{event.anchor}) are not read; write the value out")
 
 

@@ -126,10 +126,15 @@ class Recipe(StrictConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        problems = [*self._variant_problems(), *self._gate_problems()]
+        problems = [*self._train_problems(), *self._variant_problems(), *self._gate_problems()]
         if problems:
             raise ConfigError(problems)
         return self
+
+    def _train_problems(self) -> Iterable[str]:
+        for position, spec in enumerate(self.train[:-1]):
+            if spec.component.produces_kind(spec.config) != "model":
+                yield f"train.{position}: only the last training step may give an adapter; remove its 'lora' key"
 
     def _variant_problems(self) -> Iterable[str]:
         if not self.optimize:

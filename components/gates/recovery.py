@@ -31,7 +31,12 @@ class RecoveryGate(Gate):
 
     def judge(self, variant: str, board: Scoreboard) -> list[Check]:
         metric = self.config.metric
-        base, trained, mine = (board.metrics(name)[metric] for name in ("base", "trained", variant))
+        found = {name: board.metrics(name).get(metric) for name in ("base", "trained", variant)}
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            summary = f"{metric} was not measured on {', '.join(missing)}"
+            return [Check(gate="recovery", passed=False, summary=summary)]
+        base, trained, mine = (float(value) for value in found.values() if value is not None)
         if trained <= base:
             summary = f"training brought no gain in {metric} ({base:.1%} -> {trained:.1%}), so there is none to keep"
             return [Check(gate="recovery", passed=False, summary=summary)]

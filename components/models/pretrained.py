@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import hash_directory, hash_json
+from components.core.artifacts import hash_file, hash_json
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
 from components.core.kinds import register
@@ -37,18 +37,22 @@ class PretrainedModel(ModelSource):
     def directory(self) -> Path:
         """The model's files on this machine; fetched from the hub (or its local cache) if `name` is no directory."""
         local = Path(self.config.name).expanduser()
-        return local if local.is_dir() else self._snapshot()
+        if not local.is_dir():
+            # its cache is made of links; the copy that `fetch` makes of it is checked before anything opens it
+            return self._snapshot()
+        check_model_directory(local)
+        return local
 
     def identity(self) -> Mapping[str, Any]:
-        check_model_directory(self.directory)
-        return {"files": hash_json(hash_directory(self.directory))}
+        return {"files": hash_json({file.name: hash_file(file) for file in self._files()})}
 
     def fetch(self, out: Path) -> Mapping[str, Any]:
-        check_model_directory(self.directory)
-        for pattern in WANTED:
-            for file in self.directory.glob(pattern):
-                shutil.copyfile(file, out / file.name)
+        for file in self._files():
+            shutil.copyfile(file, out / file.name)
         return {"name": self.config.name, "parameters": self.parameters()}
+
+    def _files(self) -> list[Path]:
+        return sorted({file for pattern in WANTED for file in self.directory.glob(pattern)})
 
     def parameters(self) -> int | None:
         return sum(_tensor_sizes(file) for file in self.directory.glob("*.safetensors")) or None
@@ -57,7 +61,6 @@ class PretrainedModel(ModelSource):
         from huggingface_hub import snapshot_download
 
         try:
-            # the cache's files are links into its blob folder; a plain copy keeps the safe door's rule simple
             return Path(snapshot_download(self.config.name, revision=self.config.revision, allow_patterns=list(WANTED)))
         except Exception as error:  # the hub client raises its own, requests', httpx' and OSError families
             raise ModelLoadError(

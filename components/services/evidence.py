@@ -20,6 +20,8 @@ from components.interfaces import Metric, Scoreboard
 from components.services.benchmarking import scoreboard
 from components.services.judging import Verdict
 
+REPORT = "report.md"
+
 
 def metrics_of(recipe: Recipe) -> list[Metric]:
     """Every metric that the recipe's benchmarks report, in order."""
@@ -58,7 +60,7 @@ def write_evidence(
             for row in measurement.rows:
                 line = {"subject": measurement.subject, "benchmark": measurement.benchmark, **row}
                 handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-    (out / "report.md").write_text(markdown(recipe, board, verdict), encoding="utf-8")
+    (out / REPORT).write_text(markdown(recipe, board, verdict), encoding="utf-8")
     return out
 
 

@@ -67,14 +67,17 @@ class RegistryService:
         run_id: str,
         tags: Mapping[str, str],
         example: Mapping[str, Any],
+        report: str,
     ) -> tuple[str, bool]:
         """Put an artifact into the registry under `name` and point `alias` at it; (version, whether it is new).
 
-        The same files under the same name are one version, however often they are registered.
+        The same files under the same name are one version, however often they are registered. `report` becomes the
+        version's description in the UI (Markdown).
         """
         with refusals(self.uri):
             known = self._version_of(name, artifact.digest)
             version = known or self._create(name, artifact, run_id, tags, example)
+            self.client.update_model_version(name, version, description=report)
             self.client.set_registered_model_alias(name, alias, version)
             self.client.set_model_version_tag(name, version, "postmill.stage", alias)
         self.workspace.bus.emit("model.registered", model=name, version=version, alias=alias, new=not known)

@@ -31,7 +31,7 @@ class RunTracking:
 
     def __enter__(self) -> RunTracking:
         recipe = self.recipe.dump()
-        git = git_state(self.workspace.root)
+        git = git_state(Path.cwd())
         tags = {"postmill.recipe": hash_json(recipe), "git.commit": git["commit"], "git.dirty": git["dirty"]}
         self.run_id = self.tracker.start(self.recipe.name, _flatten(recipe), tags)
         handlers: dict[str, Callable[[Event], None]] = {

@@ -45,6 +45,11 @@ LEGAL = Pool(
         "My lawyer says that it is urgent.",
         "I will call my lawyer.",
         "My lawyer is waiting, this is urgent.",
+        "I am meeting my lawyer.",
+        "I asked my lawyer about it.",
+        "I have called a lawyer.",
+        "My lawyer knows about this.",
+        "I am taking this to my lawyer.",
     ),
     held_out=(
         "I'm calling my lawyer.",
@@ -85,6 +90,10 @@ REPEATED = Pool(
         "It is the third time now.",
         "This is the third time in three weeks.",
         "Unacceptable, the third time.",
+        "My third time now.",
+        "This makes it the third time.",
+        "A third time, unacceptable.",
+        "Now it is my third time.",
     ),
     held_out=(
         "That's already my third time.",
@@ -126,6 +135,8 @@ WEEKS = Pool(
         "For weeks now.",
         "For weeks you do nothing, unacceptable.",
         "I have been waiting for weeks, this is unacceptable.",
+        "No word from you for weeks.",
+        "I have waited for weeks now.",
     ),
     held_out=(
         "It drags on for weeks now.",

@@ -41,6 +41,11 @@ TECHNICAL = Pool(
         "Your website shows an error at the last step.",
         "The search on your website stopped working.",
         "There is an error in your app since the update.",
+        "Error E2 is shown by our {powered} since {day}.",
+        "I cleaned the {wet}, and the error is still on its display.",
+        "For two years the {powered} worked, then it stopped working.",
+        "After four minutes the {cordless} is dead, its battery does not last.",
+        "The {motor} has become weak, today it stopped working.",
     ),
     held_out=(
         "Halfway through a job our {powered} stopped working.",

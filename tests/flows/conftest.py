@@ -1,0 +1,77 @@
+"""One real run of the pipeline on the tiny recipe, on Prefect's embedded server, for all tests of this folder."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.events import Event
+from flows.environment import prepare
+from tests import tiny
+
+# before Prefect is imported: it reads its settings once
+HOME = Path(tempfile.mkdtemp(prefix="postmill-prefect-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+prepare(HOME)
+
+
+@dataclass
+class Run:
+    """What a run of the pipeline came to, and everything it told on the bus."""
+
+    root: Path
+    plain: dict[str, Any]
+    outcome: Any = None
+    workspace: Any = None
+    events: list[Event] = field(default_factory=list)
+
+    def named(self, name: str) -> list[Event]:
+        return [event for event in self.events if event.name == name]
+
+
+def run_pipeline(root: Path, plain: dict[str, Any]) -> Run:
+    """Run the real flow in this process."""
+    from components.services.workspace import Workspace, use
+    from flows.pipeline import pipeline
+
+    workspace = Workspace(root)
+    run = Run(root, plain, workspace=workspace)
+    workspace.bus.on(run.events.append)
+    with use(workspace):
+        run.outcome = pipeline(plain)
+    return run
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Run]:
+    """The first run: everything is built, fp32 is too large for the gate, int4 is registered."""
+    root = tmp_path_factory.mktemp("pipeline")
+    gate = [{"type": "budget", "max": {"bytes": "400kB"}}]
+    yield run_pipeline(root, tiny.recipe(root, tiny_model, gate=gate))
+
+
+@pytest.fixture(scope="session")
+def second(first: Run) -> Run:
+    """The same recipe again."""
+    return run_pipeline(first.root, first.plain)
+
+
+@pytest.fixture(scope="session")
+def rejected(first: Run, second: Run) -> Run:
+    """The same work under a gate that nobody passes."""
+    return run_pipeline(first.root, first.plain | {"name": "strict", "gate": tiny.failing_gate()})
+
+
+@pytest.fixture(scope="session")
+def client(first: Run) -> Any:
+    """The tracking database of the runs."""
+    from components.trackers.mlflow import connect
+
+    return connect(first.root)

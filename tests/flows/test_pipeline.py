@@ -1,0 +1,173 @@
+"""The whole pipeline: rows to a registered model, with the evidence; again without work; and refused by the gate."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from components.core.recipe import parse_recipe
+from tests import tiny
+from tests.flows.conftest import Run
+
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
+EVIDENCE = {"report.md", "figures.json", "verdict.json", "rows.jsonl", "recipe.yaml", "machine.json", "data.json"}
+
+
+def test_registers_the_accepted_variant(first: Run, client: Any) -> None:
+    """The accepted variant is a version with the recipe's alias; the other one is not (F1, F5)."""
+    outcome = first.outcome
+    assert (outcome.accepted, outcome.chosen, outcome.new_version) == (["int4"], "int4", True)
+    assert (outcome.model, outcome.version, outcome.alias) == ("tiny", "1", "staging")
+    version = client.get_model_version_by_alias("tiny", "staging")
+    assert str(version.version) == "1"
+    assert version.run_id == outcome.run_id
+    assert version.tags["postmill.accepted"] == "true"
+    assert version.tags["postmill.variant"] == "int4"
+    assert version.tags["postmill.system"] == tiny.SYSTEM
+
+
+def test_version_leads_to_everything_that_made_it(first: Run, client: Any) -> None:
+    """A version records recipe, data, verdict, code and figures (F6)."""
+    tags = client.get_model_version_by_alias("tiny", "staging").tags
+    for name in ("recipe", "dataset", "verdict", "digest"):
+        assert len(tags[f"postmill.{name}"]) == 64, name
+    assert tags["git.commit"]
+    assert float(tags["metric.bytes"]) > 0
+    assert "metric.mean_kl" in tags
+
+
+def test_evidence_is_attached(first: Run, client: Any) -> None:
+    """The tracked run carries the report, every figure, every row and the recipe (F4)."""
+    files = {Path(file.path).name for file in client.list_artifacts(first.outcome.run_id, "evidence")}
+    assert files >= EVIDENCE
+    run = client.get_run(first.outcome.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["postmill.verdict"] == "accepted"
+    assert run.data.metrics["int4/bytes"] > 0
+    assert len(client.get_metric_history(first.outcome.run_id, "train/loss")) == 3
+
+
+def test_evidence_reads_back(first: Run) -> None:
+    """The evidence folder holds the recipe as it was run, per-row results and a page for people."""
+    folder = first.root / "reports" / "tiny"
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert parse_recipe(recipe).dump() == parse_recipe(first.plain).dump()
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert {row["subject"] for row in rows} == {"base", "trained", "fp32", "int4"}
+    report = (folder / "report.md").read_text()
+    assert "accepted, int4" in report
+    assert "FAIL (budget): bytes" in report
+
+
+def test_every_stage_is_told(first: Run) -> None:
+    """Each stage begins and ends on the bus, nothing fails, no handler fails (B5, B8)."""
+    started, finished = first.named("stage.started"), first.named("stage.finished")
+    assert [event.data["name"] for event in started] == [event.data["name"] for event in finished]
+    assert {event.data["stage"] for event in started} == {"data", "model", "train", "optimize", "benchmark", "judge"}
+    assert not first.named("stage.failed")
+    assert first.workspace.bus.failures == []
+
+
+def test_second_run_does_no_work(first: Run, second: Run, client: Any) -> None:
+    """The same recipe again trains no step, builds nothing, and makes no new version (A28)."""
+    assert second.named("train.step") == []
+    assert second.named("stage.started") == []
+    assert len(second.named("stage.cached")) == len(first.named("stage.finished")) + 1
+    assert (second.outcome.version, second.outcome.new_version) == ("1", False)
+    assert len(client.search_model_versions("name='tiny'")) == 1
+    assert second.outcome.run_id != first.outcome.run_id
+
+
+def test_second_run_has_its_own_evidence(second: Run, client: Any) -> None:
+    """A run from the store still records figures and evidence."""
+    files = {Path(file.path).name for file in client.list_artifacts(second.outcome.run_id, "evidence")}
+    assert files >= EVIDENCE
+    assert client.get_run(second.outcome.run_id).data.metrics["int4/bytes"] > 0
+
+
+def test_gate_refuses(rejected: Run, client: Any) -> None:
+    """If no variant passes nothing is registered, and the evidence says why (F5)."""
+    outcome = rejected.outcome
+    assert (outcome.accepted, outcome.chosen, outcome.version) == ([], None, None)
+    assert rejected.named("model.registered") == []
+    assert len(client.search_model_versions("name='tiny'")) == 1
+    run = client.get_run(outcome.run_id)
+    assert run.data.tags["postmill.verdict"] == "rejected"
+    verdict = json.loads((rejected.root / "reports" / "strict" / "verdict.json").read_text())
+    assert verdict["chosen"] is None
+    assert not any(check["passed"] for variant in verdict["variants"] for check in variant["checks"])
+    assert {Path(file.path).name for file in client.list_artifacts(outcome.run_id, "evidence")} >= EVIDENCE
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """The command line changes what SIGTERM does."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def command(root: Path, monkeypatch: pytest.MonkeyPatch, plain: dict[str, Any]) -> Any:
+    """`postmill run` in this process."""
+    from flows.cli import app
+
+    monkeypatch.setenv("POSTMILL_ROOT", str(root))
+    path = tiny.write_recipe(root / "recipes" / f"{plain['name']}.yaml", plain)
+    return CliRunner().invoke(app, ["run", str(path)])
+
+
+@pytest.mark.usefixtures("_signals")
+def test_command_line_registers(second: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run` ends with code 0, a table, the reasons and what to do next."""
+    result = command(second.root, monkeypatch, second.plain)
+    assert result.exit_code == 0, result.stderr
+    for part in ("unchanged, from the store", "int4 registered already: tiny version 1", "postmill promote tiny 1"):
+        assert part in result.stdout
+    assert "fp32 rejected" in result.stdout
+
+
+@pytest.mark.usefixtures("_signals")
+def test_command_line_says_no(rejected: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run` ends with code 3 if no variant passes, after the reasons (F5)."""
+    result = command(rejected.root, monkeypatch, rejected.plain)
+    assert result.exit_code == 3
+    assert "error: no variant passed the gate; nothing was registered" in result.stderr
+    assert "at most 1)" in result.stdout
+
+
+def test_library_says_no_noise(first: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another seed trains again, and prints nothing of the libraries underneath to the terminal."""
+    plain = first.plain | {"name": "again", "seed": 18, "optimize": {"fp32": first.plain["optimize"]["fp32"]}}
+    del plain["register"]
+    plain["benchmark"] = [first.plain["benchmark"][1], first.plain["benchmark"][2]]
+    run = run_again(first.root, plain)
+    assert len(run.named("train.step")) == 3
+    assert run.outcome.version is None
+    assert "{'loss'" not in capfd.readouterr().out
+
+
+def run_again(root: Path, plain: dict[str, Any]) -> Run:
+    from tests.flows.conftest import run_pipeline
+
+    return run_pipeline(root, plain)
+
+
+def test_failed_stage_fails_the_run(first: Run, client: Any, tmp_path: Path) -> None:
+    """An error in a stage ends the run as failed, with the error on it; nothing of the stage is stored."""
+    from components.core.errors import DataError
+
+    plain = json.loads(json.dumps(first.plain)) | {"name": "broken"}
+    (tmp_path / "bad.jsonl").write_bytes(b"broken\n")
+    plain["data"]["eval"]["path"] = str(tmp_path / "bad.jsonl")
+    with pytest.raises(DataError, match="1 of 1 eval rows are bad"):
+        run_again(first.root, plain)
+    newest = client.search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    assert (newest.info.run_name, newest.info.status) == ("broken", "FAILED")
+    assert newest.data.tags["postmill.error"].startswith("DataError: 1 of 1 eval rows")
