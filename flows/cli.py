@@ -5,6 +5,7 @@ postmill run configs/quickstart.yaml
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -191,6 +192,9 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
 
 
 def main() -> None:
+    """Entry point of the `postmill` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # progress is visible in a pipe or a log file too
     app()
 
 

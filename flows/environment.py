@@ -41,10 +41,12 @@ def prepare(root: Path) -> list[str]:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     for name in ("httpx", "httpcore", "mlflow", "alembic", "prefect"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # of transformers and its neighbours about each other; nothing the user can act on
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow|prefect")
     notices = []
     url = os.environ.get("PREFECT_API_URL")
     if url and not _answers(url):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from components.core.component import StrictConfig
 from components.core.events import EVENTS
 from components.core.kinds import registry
-from components.core.recipe import Recipe
+from components.core.recipe import OfKind, Recipe
 
 PAGE = Path("docs/components.md")
 
@@ -63,7 +63,7 @@ def _nested(config: type[Any]) -> Iterator[str]:
 
 
 def _type(field: FieldInfo) -> str:
-    text = str(field.annotation)
+    text = str(_bare(field.annotation))
     kinds = re.findall(r"kind='(\w+)'", text + str(field.metadata))
     if kinds:
         container = {"list": "list of ", "dict": "name -> list of "}.get(text.partition("[")[0], "")
@@ -71,6 +71,16 @@ def _type(field: FieldInfo) -> str:
     text = re.sub(r"<class '(.*?)'>", r"\1", text)
     plain = re.sub(r"(\w+\.)+(?=\w)", "", text).replace("|", "\\|")
     return f"`{plain}`"
+
+
+def _bare(annotation: Any) -> Any:
+    """`dict[str, Annotated[float, ...]]` -> `dict[str, float]`: what a validator adds is no part of the type."""
+    if getattr(annotation, "__metadata__", None) and not any(isinstance(m, OfKind) for m in annotation.__metadata__):
+        return _bare(annotation.__origin__)
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return dict[tuple(_bare(argument) for argument in arguments)]  # type: ignore[misc]
+    return annotation
 
 
 def _default(field: FieldInfo) -> str:

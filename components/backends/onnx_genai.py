@@ -25,6 +25,7 @@ class OnnxGenaiBackend(Backend):
         pass
 
     config: Config
+    _model: Any = None
 
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
         import onnxruntime_genai as og
@@ -37,7 +38,7 @@ class OnnxGenaiBackend(Backend):
         self._path = artifact.path
 
     def close(self) -> None:
-        del self._model
+        self._model = None
 
     @cached_property
     def tokenizer(self) -> Any:

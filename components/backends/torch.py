@@ -25,6 +25,7 @@ class TorchBackend(Backend):
         dtype: Literal["auto", "float32", "bfloat16"] = "float32"
 
     config: Config
+    _model: Any = None
 
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
         dtype = machine().dtype() if self.config.dtype == "auto" else self.config.dtype
@@ -39,7 +40,7 @@ class TorchBackend(Backend):
         self._model = merged.to(_torch_dtype(dtype))
 
     def close(self) -> None:
-        del self._model
+        self._model = None
 
     @property
     def tokenizer(self) -> Any:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from components.core.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+REQUIRED = {"kind", "stage", "key", "digest", "files", "parents", "meta"}
 
 
 class Parent(BaseModel):
@@ -169,7 +170,7 @@ class Store:
             manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return None
-        return manifest if isinstance(manifest, dict) else None
+        return manifest if isinstance(manifest, dict) and manifest.keys() >= REQUIRED else None
 
     @staticmethod
     def _artifact(place: Path, manifest: Mapping[str, Any]) -> Artifact:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 class StrictConfig(BaseModel):
     """Configuration that refuses unknown keys and cannot change after it was checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Component:

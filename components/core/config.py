@@ -18,6 +18,7 @@ from components.core.registry import did_you_mean
 
 ENV_PREFIX = "POSTMILL_"
 MAX_BYTES = 2_000_000
+MAX_DEPTH = 30
 _SCALARS = yaml.SafeLoader("")
 Where = tuple[str | int, ...]
 
@@ -44,11 +45,15 @@ def load_yaml(path: Path) -> Document:
     lines: dict[Where, int] = {}
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_aliases(text, path)
+        _refuse_unusual(text, path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = _plain(root, (), lines, path) if root is not None else {}
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is not UTF-8 text: {error}") from error
+    except ConfigError:
+        raise
+    except (ValueError, AttributeError) as error:  # PyYAML's constructors, on a tag that does not fit its value
+        raise ConfigError(f"{path}: a value does not fit its tag: {error}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error}") from error
@@ -59,11 +64,15 @@ def load_yaml(path: Path) -> Document:
     return Document(path, data, lines)
 
 
-def _refuse_aliases(text: str, path: Path) -> None:
-    """An alias may point at its own parent, or unfold a small file into gigabytes."""
+def _refuse_unusual(text: str, path: Path) -> None:
+    """Aliases may point at their own parent or unfold into gigabytes; deep nesting exhausts the parser."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else "?"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path}:{line}: nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1 if event.start_mark else "?"
             raise ConfigError(f"{path}:{line}: aliases (*{event.anchor}) are not read; write the value out")
 
 
@@ -80,6 +89,8 @@ def _plain(node: yaml.Node, where: Where, lines: dict[Where, int], path: Path) -
         return _SCALARS.construct_object(node)
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: a key is plain text, not a list or a mapping")
         key, line = str(key_node.value), key_node.start_mark.line + 1
         if key in result:
             raise ConfigError(f"{path}:{line}: key '{key}' stands twice (first on line {lines[(*where, key)]})")

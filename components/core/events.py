@@ -72,6 +72,8 @@ class EventBus:
 
     def emit(self, name: str, /, **data: Any) -> Event:
         """Tell every handler of `name`, then every handler of all events."""
+        if name == "*":
+            raise ValueError("unknown event '*': it stands for all events when subscribing")
         event = Event(self._checked(name), data)
         self._signals.signal(name).send(self, event=event)
         self._signals.signal("*").send(self, event=event)

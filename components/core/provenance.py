@@ -57,7 +57,10 @@ def _collect(module: str, seen: dict[str, str]) -> None:
 
 
 def _source(module: str) -> str | None:
-    spec = importlib.util.find_spec(module) if module not in sys.modules else sys.modules[module].__spec__
+    try:
+        spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # a class or function of a module
+        return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     return Path(spec.origin).read_text(encoding="utf-8")
@@ -69,7 +72,8 @@ def _imports(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
+            # `from package import module` names a module too; what is no module has no source and is passed over
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 

@@ -94,7 +94,7 @@ class Registry:
             entries[name] = target
         return target
 
-    def create(self, kind: str, name: str, **config: Any) -> Any:
+    def create(self, kind: str, name: str, /, **config: Any) -> Any:
         """Validate `config` with the component's own `Config` and build the component."""
         cls = self.get(kind, name)
         return cls(cls.Config.model_validate(config))

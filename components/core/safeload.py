@@ -25,7 +25,7 @@ def check_model_directory(path: Path) -> None:
     files = [p for p in path.rglob("*") if p.is_file() or p.is_symlink()]
     for file in files:
         _check_file(file, path)
-    if not any(file.suffix in WEIGHTS for file in files):
+    if not any(file.suffix.lower() in WEIGHTS for file in files):
         raise ModelLoadError(
             f"model directory '{path}' has no weights: expected *.safetensors (or *.onnx), "
             f"found {', '.join(sorted(f.name for f in files)[:8]) or 'nothing'}"
@@ -35,13 +35,14 @@ def check_model_directory(path: Path) -> None:
 def _check_file(file: Path, root: Path) -> None:
     if not file.resolve().is_relative_to(root.resolve()):
         raise UnsafeModelError(f"'{file}' is a link that leaves the model directory; copy the file instead")
-    if file.suffix in FORBIDDEN_SUFFIXES:
+    suffix = file.suffix.lower()
+    if suffix in FORBIDDEN_SUFFIXES:
         raise UnsafeModelError(
             f"'{file}' can run code when it is loaded (pickle family); convert the weights to safetensors and remove it"
         )
-    if file.suffix == ".py":
+    if suffix == ".py":
         raise UnsafeModelError(f"'{file}': a model directory must not bring code; remove it")
-    if file.suffix == ".json":
+    if suffix == ".json":
         _check_json(file)
 
 
@@ -53,7 +54,7 @@ def _check_json(file: Path) -> None:
         return
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelLoadError(f"'{file}' is not valid JSON: {error}") from error
     for key in FORBIDDEN_KEYS:
         if _has_key(content, key):
@@ -83,6 +84,7 @@ def load_causal_lm(path: Path, dtype: str = "float32") -> Any:
     """A causal language model from a checked directory, in evaluation mode."""
     check_model_directory(path)
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -93,7 +95,7 @@ def load_causal_lm(path: Path, dtype: str = "float32") -> Any:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(f"cannot load the model in '{path}': {error}") from error
     return model.eval()
 
@@ -102,8 +104,9 @@ def load_adapter(model: Any, path: Path) -> Any:
     """Put a PEFT adapter from a checked directory on a loaded model."""
     check_model_directory(path)
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         return PeftModel.from_pretrained(model, path, is_trainable=False, local_files_only=True).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(f"the adapter in '{path}' does not fit this model: {error}") from error

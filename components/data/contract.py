@@ -121,24 +121,31 @@ def _failures(facts: list[dict[str, Any]], max_chars: int) -> Iterator[tuple[int
 
 
 def _schema(max_chars: int) -> tuple[Any, dict[str, str]]:
-    """The pandera schema, and the sentence that explains each rule to a person."""
+    """The pandera schema, and the sentence that explains each rule to a person.
+
+    On polars, pandera reports a failed check by its `error` text, which therefore is the rule's name.
+    """
     import pandera.polars as pa
 
     rules = {
-        "empty_text": ("shortest", pa.Check.gt(0, name="empty_text"), "a message is empty or only white space"),
-        "too_long": ("longest", pa.Check.le(max_chars, name="too_long"), f"a message exceeds {max_chars:,} characters"),
+        "empty_text": ("shortest", pa.Check.gt(0, error="empty_text"), "a message is empty or only white space"),
+        "too_long": (
+            "longest",
+            pa.Check.le(max_chars, error="too_long"),
+            f"a message exceeds {max_chars:,} characters",
+        ),
         "control_characters": (
             "control",
-            pa.Check.eq(0, name="control_characters"),
+            pa.Check.eq(0, error="control_characters"),
             "control characters, surrogates or replacement marks: the text was damaged on its way",
         ),
         "special_tokens": (
             "special",
-            pa.Check.eq(0, name="special_tokens"),
+            pa.Check.eq(0, error="special_tokens"),
             "a chat template's special token stands in the text; it would end or open a turn",
         ),
-        "duplicate": ("first", pa.Check.eq(True, name="duplicate"), "the same conversation stands further up"),
-        "overlap": ("leaks", pa.Check.eq(False, name="overlap"), "the same user text stands in another split"),
+        "duplicate": ("first", pa.Check.eq(True, error="duplicate"), "the same conversation stands further up"),
+        "overlap": ("leaks", pa.Check.eq(False, error="overlap"), "the same user text stands in another split"),
     }
     columns = {column: pa.Column(checks=check, name=column) for column, check, _ in rules.values()}
     return pa.DataFrameSchema(columns), {rule: reason for rule, (_, _, reason) in rules.items()}

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from components.core.artifacts import Artifact, hash_directory, hash_json
 from components.core.errors import ArtifactError, RegistryServiceError
 from components.core.provenance import library_versions
@@ -74,7 +76,8 @@ class RegistryService:
         The same files under the same name are one version, however often they are registered. `report` becomes the
         version's description in the UI (Markdown).
         """
-        with refusals(self.uri):
+        # two runs that end at the same time must not both find that there is no version yet
+        with FileLock(self.workspace.root / "mlruns" / ".register.lock"), refusals(self.uri):
             known = self._version_of(name, artifact.digest)
             version = known or self._create(name, artifact, run_id, tags, example)
             self.client.update_model_version(name, version, description=report)

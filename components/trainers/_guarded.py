@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from components.core.errors import TrainingError
@@ -33,6 +33,7 @@ class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, *args: Any, bus: EventBus, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = Meter()
+        self.remove_callback(PrinterCallback)
         self.add_callback(_Progress(bus, self.meter))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> list[int]:

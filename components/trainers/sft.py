@@ -101,7 +101,7 @@ class SftTrainer(Trainer):
                 too_long += 1
                 continue
             rows.append({"input_ids": encoded.ids, "labels": encoded.labels()})
-        if too_long > self.config.max_too_long_fraction * total:
+        if not rows or too_long > self.config.max_too_long_fraction * total:
             raise TrainingError(
                 f"{too_long} of {total} training rows are longer than max_length={self.config.max_length} tokens; "
                 "raise max_length, or allow leaving them out with max_too_long_fraction"

@@ -109,7 +109,6 @@ def test_answer_is_no_longer_than_asked(backend: Backend) -> None:
     assert all(answer.tokens <= 3 for answer in backend.generate(prompts(backend), 3))
 
 
-@pytest.mark.xfail(strict=True, reason="close() after a failed open() raises AttributeError over the real error")
 def test_adapter_without_its_base(lab: Any) -> None:
     """An adapter without its base is refused with a sentence (D9)."""
     with (
@@ -119,7 +118,6 @@ def test_adapter_without_its_base(lab: Any) -> None:
         pass
 
 
-@pytest.mark.xfail(strict=True, reason="close() after a failed open() raises AttributeError over the real error")
 @pytest.mark.parametrize("name", ["base", "fp32"])
 def test_damaged_weights(lab: Any, tmp_path: Any, name: str) -> None:
     """Weights that cannot be read are a ModelLoadError that names the path (E29)."""

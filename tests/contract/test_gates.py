@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from components.core.kinds import registry
 from components.interfaces import Measurement, Scoreboard
 from tests.contract.common import check_component, named
@@ -76,9 +74,7 @@ def test_judging_twice_is_the_same(name: str) -> None:
     assert gate.judge("int4", Spy()) == gate.judge("int4", Spy())
 
 
-@pytest.mark.parametrize(
-    "name", ["budget", "paired", pytest.param("recovery", marks=pytest.mark.xfail(strict=True, reason="KeyError"))]
-)
+@named("gate")
 def test_nothing_measured_is_not_passed(name: str) -> None:
     """On an empty scoreboard no gate passes, and none crashes (F5)."""
     checks = registry.create("gate", name, **EXAMPLES[name]).judge("int4", Scoreboard([]))

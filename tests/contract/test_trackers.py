@@ -98,13 +98,20 @@ def emit_a_run(workspace: Workspace) -> None:
     bus.emit("benchmark.measured", benchmark="agreement", subject="int4", metrics={"mean_kl": 0.25})
 
 
+def fail_after(run: RunTracking, step: dict[str, Any]) -> None:
+    """One step of training, then no disk."""
+    with run:
+        run.workspace.bus.emit("train.step", **step)
+        raise RuntimeError("disk is full")
+
+
 def test_failed_run_says_why(root: Path, lab: Any) -> None:
     """A run that raises is closed as failed, with the error, and the last losses are not lost."""
     workspace = Workspace(root)
     step = {"step": 1, "total": 3, "loss": 9.0, "grad_norm": 1.0, "learning_rate": 0.1, "tokens_per_s": 10.0}
-    with pytest.raises(RuntimeError, match="disk"), RunTracking(workspace, lab.plan) as run:
-        workspace.bus.emit("train.step", **step)
-        raise RuntimeError("disk is full")
+    run = RunTracking(workspace, lab.plan)
+    with pytest.raises(RuntimeError, match="disk"):
+        fail_after(run, step)
     found = connect(root).get_run(run.run_id)
     assert found.info.status == "FAILED"
     assert found.data.tags["postmill.error"] == "RuntimeError: disk is full"

@@ -139,7 +139,6 @@ def test_long_rows_left_out(lab: Any, tmp_path: Path) -> None:
     assert facts["rows"] + facts["rows_left_out"] == 24
 
 
-@pytest.mark.xfail(strict=True, reason="with every row left out the trainer fails inside the library")
 def test_all_rows_left_out(lab: Any, tmp_path: Path) -> None:
     """If no row is short enough the run stops with a TrainingError, whatever share may be left out."""
     with pytest.raises(TrainingError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,20 @@ def run_pipeline(root: Path, plain: dict[str, Any]) -> Run:
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow() -> None:
+    """MLflow warns about its own type hints while it is imported; here warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("mlflow.pyfunc")
+
+
 @pytest.fixture(scope="session")
-def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Run]:
+def first(_mlflow: None, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     """The first run: everything is built, fp32 is too large for the gate, int4 is registered."""
     root = tmp_path_factory.mktemp("pipeline")
     gate = [{"type": "budget", "max": {"bytes": "400kB"}}]
-    yield run_pipeline(root, tiny.recipe(root, tiny_model, gate=gate))
+    return run_pipeline(root, tiny.recipe(root, tiny_model, gate=gate))
 
 
 @pytest.fixture(scope="session")

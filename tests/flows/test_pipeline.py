@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from components.core.recipe import parse_recipe
 from tests import tiny
-from tests.flows.conftest import Run
+from tests.flows.conftest import Run, run_pipeline
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
 EVIDENCE = {"report.md", "figures.json", "verdict.json", "rows.jsonl", "recipe.yaml", "machine.json", "data.json"}
@@ -147,16 +147,10 @@ def test_library_says_no_noise(first: Run, capfd: pytest.CaptureFixture[str]) ->
     plain = first.plain | {"name": "again", "seed": 18, "optimize": {"fp32": first.plain["optimize"]["fp32"]}}
     del plain["register"]
     plain["benchmark"] = [first.plain["benchmark"][1], first.plain["benchmark"][2]]
-    run = run_again(first.root, plain)
+    run = run_pipeline(first.root, plain)
     assert len(run.named("train.step")) == 3
     assert run.outcome.version is None
     assert "{'loss'" not in capfd.readouterr().out
-
-
-def run_again(root: Path, plain: dict[str, Any]) -> Run:
-    from tests.flows.conftest import run_pipeline
-
-    return run_pipeline(root, plain)
 
 
 def test_failed_stage_fails_the_run(first: Run, client: Any, tmp_path: Path) -> None:
@@ -167,7 +161,7 @@ def test_failed_stage_fails_the_run(first: Run, client: Any, tmp_path: Path) -> 
     (tmp_path / "bad.jsonl").write_bytes(b"broken\n")
     plain["data"]["eval"]["path"] = str(tmp_path / "bad.jsonl")
     with pytest.raises(DataError, match="1 of 1 eval rows are bad"):
-        run_again(first.root, plain)
+        run_pipeline(first.root, plain)
     newest = client.search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)[0]
     assert (newest.info.run_name, newest.info.status) == ("broken", "FAILED")
     assert newest.data.tags["postmill.error"].startswith("DataError: 1 of 1 eval rows")

@@ -21,6 +21,14 @@ def service(first: Run) -> RegistryService:
     return RegistryService(first.workspace)
 
 
+def put(
+    service: RegistryService, run: Run, name: str, alias: str, artifact: Any, tags: dict[str, str] | None = None
+) -> tuple[str, bool]:
+    """Register an artifact on a run."""
+    example = {"input": ["hello"], "output": ["hi"], "system": None}
+    return service.register(name, alias, artifact, run.outcome.run_id, tags or {}, example, report="# a report")
+
+
 def test_references(service: RegistryService) -> None:
     """Name, alias and version lead to the same verified files (F4)."""
     found = [service.resolve(reference) for reference in ("tiny", "tiny@staging", "tiny/1")]
@@ -56,8 +64,7 @@ def test_promote(service: RegistryService, client: Any) -> None:
 
 def test_promote_needs_an_accepting_verdict(first: Run, service: RegistryService, lab: Any, client: Any) -> None:
     """A version whose evidence does not accept it is not promoted (F5)."""
-    example = {"input": ["hello"], "output": ["hi"], "system": None}
-    version, new = service.register("unproven", "candidate", lab.int4, first.outcome.run_id, {}, example)
+    version, new = put(service, first, "unproven", "candidate", lab.int4)
     assert new
     with pytest.raises(RegistryServiceError, match="has no accepting verdict"):
         service.promote("unproven", version, "production")
@@ -66,9 +73,8 @@ def test_promote_needs_an_accepting_verdict(first: Run, service: RegistryService
 
 def test_same_files_are_one_version(first: Run, service: RegistryService, lab: Any) -> None:
     """Registering the same files again moves the alias and makes no version."""
-    example = {"input": ["hello"], "output": ["hi"], "system": None}
-    once = service.register("once", "candidate", lab.int4, first.outcome.run_id, {}, example)
-    again = service.register("once", "another", lab.int4, first.outcome.run_id, {}, example)
+    once = put(service, first, "once", "candidate", lab.int4)
+    again = put(service, first, "once", "another", lab.int4)
     assert (once, again) == (("1", True), ("1", False))
     assert service.resolve("once@another").version == "1"
 
@@ -83,9 +89,8 @@ def test_foreign_model_is_refused(service: RegistryService, client: Any, tmp_pat
 
 def test_tampered_files_are_refused(first: Run, service: RegistryService, lab: Any) -> None:
     """Files that changed after registration are neither promoted nor loaded (F5)."""
-    example = {"input": ["hello"], "output": ["hi"], "system": None}
     tags = {"postmill.accepted": "true"}
-    service.register("tampered", "candidate", lab.fp32, first.outcome.run_id, tags, example)
+    put(service, first, "tampered", "candidate", lab.fp32, tags)
     weights = service.resolve("tampered").path / "genai_config.json"
     weights.write_text(weights.read_text() + " ")
     for refused in (lambda: service.promote("tampered", "1", "production"), lambda: service.resolve("tampered")):
@@ -97,8 +102,7 @@ def test_missing_files_are_an_error(first: Run, service: RegistryService, lab: A
     """Files that are gone are a message with a remedy."""
     import shutil
 
-    example = {"input": ["hello"], "output": ["hi"], "system": None}
-    service.register("gone", "candidate", lab.int4, first.outcome.run_id, {}, example)
+    put(service, first, "gone", "candidate", lab.int4)
     shutil.rmtree(service.resolve("gone").path)
     with pytest.raises(ArtifactError, match="is missing; register the model again"):
         service.resolve("gone")
@@ -106,7 +110,6 @@ def test_missing_files_are_an_error(first: Run, service: RegistryService, lab: A
 
 def test_locked_database_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that another process holds is a RegistryServiceError that says what to do (C50)."""
-    from components.services.workspace import Workspace
     from components.trackers import mlflow as tracker
 
     database = tmp_path / "mlruns" / "mlflow.db"
@@ -119,7 +122,6 @@ def test_locked_database_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(RegistryServiceError, match="another process holds it: wait for that run to end"):
             tracker.MlflowTracker(tracker.MlflowTracker.Config(root=tmp_path)).start("x", {"a": 1}, {})
         holder.rollback()
-    assert Workspace(tmp_path)
 
 
 def test_answers_through_our_service(first: Run) -> None:

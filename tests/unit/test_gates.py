@@ -110,7 +110,6 @@ def test_recovery_without_a_gain(trained: list[int]) -> None:
     assert "training brought no gain" in check.summary
 
 
-@pytest.mark.xfail(strict=True, reason="RecoveryGate.judge indexes board.metrics(...)[metric]: KeyError")
 def test_recovery_not_measured() -> None:
     """A metric that was not measured on the variant fails the gate, like budget; it does not crash the run."""
     assert not judge("recovery", board(base=[0], trained=[1])).passed
@@ -145,7 +144,6 @@ def test_budget_limits_that_are_none(limit: str, message: str) -> None:
         registry.get("gate", "budget").Config.model_validate({"max": {"bytes": limit}})
 
 
-@pytest.mark.xfail(strict=True, reason="budget limits take nan, and then the gate can never pass")
 def test_budget_nan() -> None:
     """A limit that is no number is refused."""
     with pytest.raises(ValueError, match="finite"):

@@ -63,7 +63,6 @@ def test_digest_survives_a_circle(package: Package) -> None:
     assert package.digest()
 
 
-@pytest.mark.xfail(strict=True, reason="`from package import module` is read as the package only; its module is missed")
 def test_digest_follows_modules_imported_from_a_package(package: Package) -> None:
     """`from prov import helper` counts like `import prov.helper`."""
     package.write("main", "from prov import helper\n\n\nclass Main:\n    factor = helper.FACTOR\n")

@@ -48,7 +48,6 @@ def test_create_validates_and_builds(table: Registry) -> None:
         table.create("paint", "plain", color="blue")
 
 
-@pytest.mark.xfail(strict=True, reason="create(kind, name, **config) is not positional-only: TypeError on these keys")
 def test_create_takes_keys_of_any_name() -> None:
     """A component's own keys may be called `name` and `kind`: the `pretrained` model has a `name` (A23)."""
     assert project_registry.create("model", "pretrained", name="somewhere").config.name == "somewhere"
