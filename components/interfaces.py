@@ -286,8 +286,8 @@ class Tracker(Component, ABC):
         """Add tags to the run."""
 
     @abstractmethod
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record figures at a step."""
+    def metrics(self, values: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Record figures, each set with its step, in one write."""
 
     @abstractmethod
     def file(self, path: Path, folder: str = "") -> None:

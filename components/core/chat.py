@@ -55,7 +55,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> Encoded:
 def _span(tokenizer: Any, messages: Sequence[Message], turn: int, text: str) -> tuple[int, int]:
     """Characters of `text` that assistant turn number `turn` adds, up to its end-of-turn token."""
     before = render(tokenizer, messages[:turn], reply=True)
-    through = render(tokenizer, messages[: turn + 1])
+    through = text if turn == len(messages) - 1 else render(tokenizer, messages[: turn + 1])
     if not (text.startswith(before) and through.startswith(before)):
         raise DataError(
             "the chat template rewrites earlier turns, so the assistant's tokens cannot be told from the others; "

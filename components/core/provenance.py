@@ -6,7 +6,6 @@ import ast
 import hashlib
 import importlib.util
 import subprocess
-import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -57,13 +56,15 @@ def _collect(module: str, seen: dict[str, str]) -> None:
 
 
 def _source(module: str) -> str | None:
-    try:
-        spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # a class or function of a module
-        return None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin).read_text(encoding="utf-8")
+    """The module's text, found by its name alone: asking the import system would import its packages."""
+    top, *parts = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        place = Path(root).joinpath(*parts)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file.read_text(encoding="utf-8")
+    return None
 
 
 def _imports(source: str) -> set[str]:

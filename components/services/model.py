@@ -29,6 +29,8 @@ class ModelService:
             return facts
 
         identity = {"type": spec.type, **source.identity()}
-        return self.workspace.stage(
-            "model", spec.type, spec.component, identity, {}, "model", make, (source.parameters() or 0) * 4
-        )
+
+        def needs_bytes() -> int:
+            return (source.parameters() or 0) * 4
+
+        return self.workspace.stage("model", spec.type, spec.component, identity, {}, "model", make, needs_bytes)

@@ -51,5 +51,5 @@ class OptimizationService:
             {"source": source, **inputs},
             spec.component.produces,
             make,
-            step.estimated_bytes(parameters),
+            lambda: step.estimated_bytes(parameters),
         )

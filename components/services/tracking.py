@@ -63,22 +63,25 @@ class RunTracking:
             self._flush()
 
     def _flush(self) -> None:
-        for step, values in self._waiting:
-            self.tracker.metrics(values, step)
-        self._waiting.clear()
+        if self._waiting:
+            self.tracker.metrics(self._waiting)
+        self._waiting = []
+
+    def _figures(self, values: dict[str, float]) -> None:
+        self.tracker.metrics([(0, values)])
 
     def _on_summary(self, event: Event) -> None:
         self._flush()
-        self.tracker.metrics({f"train/total_{k}": v for k, v in event.data.items() if isinstance(v, int | float)})
+        self._figures({f"train/total_{k}": v for k, v in event.data.items() if isinstance(v, int | float)})
 
     def _on_benchmark(self, event: Event) -> None:
-        self.tracker.metrics({f"{event.data['subject']}/{name}": v for name, v in event.data["metrics"].items()})
+        self._figures({f"{event.data['subject']}/{name}": v for name, v in event.data["metrics"].items()})
 
     def _on_stage_started(self, event: Event) -> None:
         self._started[_stage(event)] = event.time
 
     def _on_stage_finished(self, event: Event) -> None:
-        self.tracker.metrics({f"seconds/{_stage(event)}": time.time() - self._started[_stage(event)]})
+        self._figures({f"seconds/{_stage(event)}": time.time() - self._started[_stage(event)]})
         self.tracker.tag({f"artifact.{_stage(event)}": event.data["key"]})
 
     def _on_stage_cached(self, event: Event) -> None:
@@ -86,7 +89,7 @@ class RunTracking:
 
     def _on_data(self, event: Event) -> None:
         for group in ("rows", "quarantined"):
-            self.tracker.metrics({f"data/{group}_{split}": n for split, n in event.data[group].items()})
+            self._figures({f"data/{group}_{split}": n for split, n in event.data[group].items()})
 
     def _on_evidence(self, event: Event) -> None:
         for file in sorted(Path(event.data["folder"]).iterdir()):

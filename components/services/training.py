@@ -33,4 +33,4 @@ class TrainingService:
         kind = spec.component.produces_kind(spec.config)
         config = {**spec.dump(), "seed": seed}
         parents = {"model": model, "dataset": dataset}
-        return self.workspace.stage("train", spec.type, spec.component, config, parents, kind, make, model.size)
+        return self.workspace.stage("train", spec.type, spec.component, config, parents, kind, make, lambda: model.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Workspace:
         parents: Mapping[str, Artifact],
         kind: str,
         make: Any,
-        needs_bytes: int = 0,
+        needs_bytes: Callable[[], int] = lambda: 0,
     ) -> Artifact:
         """Return the stage's artifact from the store, or run `make(directory)` and commit what it wrote.
 
@@ -61,7 +61,7 @@ class Workspace:
         if found is not None:
             self.bus.emit("stage.cached", stage=stage, name=name, key=found.key)
             return found
-        self._require_disk(stage, name, needs_bytes)
+        self._require_disk(stage, name, needs_bytes())
         self.bus.emit("stage.started", stage=stage, name=name)
         try:
             artifact = self.store.build(identity, kind, parents, make)

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -123,9 +123,11 @@ class MlflowTracker(Tracker):
     def tag(self, tags: Mapping[str, str]) -> None:
         self._batch(tags=list(tags.items()))
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, values: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         now = int(time.time() * 1000)
-        self._batch(metrics=[(name, float(value), now, step) for name, value in values.items()])
+        self._batch(
+            metrics=[(name, float(value), now, step) for step, entry in values for name, value in entry.items()]
+        )
 
     def file(self, path: Path, folder: str = "") -> None:
         self._client.log_artifact(self._run, str(path), folder or None)

@@ -25,6 +25,9 @@ from components.core.machine import machine
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext, Trainer
 
+SHORT = 512
+"""Tokens up to which plain attention is used on a CPU; its memory grows with the square of the length."""
+
 
 class Lora(StrictConfig):
     """Low-rank adapter (Hu et al. 2021, arXiv:2106.09685): rank, scale, and the layers it is put on."""
@@ -69,6 +72,9 @@ class SftTrainer(Trainer):
         tokenizer = load_tokenizer(model.path)
         rows, left_out = self._encode(tokenizer, dataset)
         network = load_causal_lm(model.path)
+        if max(len(row["input_ids"]) for row in rows) <= SHORT and network.device.type != "cuda":
+            # on a CPU the fused attention's backward pass is slower than plain matrix products on short rows
+            network.set_attn_implementation("eager")
         trainer = self._trainer(network, tokenizer, rows, out, context)
         started = time.perf_counter()
         result = trainer.train()

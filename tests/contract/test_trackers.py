@@ -34,7 +34,7 @@ def test_everything_lands_in_the_database(name: str, root: Path, tmp_path: Path)
     run_id = tracker.start("a run", {"seed": 17, "long": "x" * 7000}, {"git.commit": "abc"})
     tracker.tag({"more": "tags"})
     for step in (1, 2, 3):
-        tracker.metrics({"loss": 1 / step, "speed": 5.0}, step)
+        tracker.metrics([(step, {"loss": 1 / step, "speed": 5.0})])
     note = tmp_path / "note.md"
     note.write_text("evidence")
     tracker.file(note, "evidence")
