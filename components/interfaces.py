@@ -152,8 +152,8 @@ class Backend(Component, ABC):
         """Greedy answers to a batch of token-id prompts, in the same order."""
 
     @abstractmethod
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-        """Greedy token ids one by one. Does not stop at the end of turn: the caller decides."""
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
+        """Greedy token ids one by one, up to and with the end of turn; `stop=False` goes on after it, for timing."""
 
     @abstractmethod
     def logits(self, ids: Sequence[int]) -> Any:

@@ -78,6 +78,24 @@ def write_model(directory: Path, seed: int = 0) -> Path:
     return directory
 
 
+def write_silent_model(directory: Path) -> Path:
+    """A model that always says the end of turn: constant hidden states under a head that knows only that token."""
+    import torch
+
+    model = network()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.fill_(1.0)
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[model.config.eos_token_id] = 1.0
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory, safe_serialization=True)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
 def conversation(number: int) -> list[dict[str, str]]:
     """A request and its answer; the number appears in the text, so no two are alike."""
     category, thing = CATEGORIES[number % len(CATEGORIES)], THINGS[number % len(THINGS)]

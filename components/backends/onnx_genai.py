@@ -69,14 +69,16 @@ class OnnxGenaiBackend(Backend):
         kept = ids[:-1] if finished else ids
         return Generation(self.tokenizer.decode(kept, skip_special_tokens=True), len(ids), finished)
 
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
         import numpy as np
 
-        # min_length keeps the runtime going past the end of turn; the caller decides when to stop
         length = len(prompt) + max_new_tokens
-        generator = self._generator(1, length, min_length=length)
+        # below min_length the runtime never chooses the end of turn
+        generator = self._generator(1, length, min_length=0 if stop else length)
         generator.append_tokens(np.array(list(prompt), dtype=np.int32))
         for _ in range(max_new_tokens):
+            if generator.is_done():
+                return
             generator.generate_next_token()
             yield int(generator.get_next_tokens()[0])
 

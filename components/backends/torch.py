@@ -71,7 +71,7 @@ class TorchBackend(Backend):
         kept = ids[: ids.index(end)] if finished else ids
         return Generation(self._tokenizer.decode(kept, skip_special_tokens=True), len(kept) + finished, finished)
 
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
         import torch
 
         ids, cache = torch.tensor([list(prompt)]), None
@@ -81,6 +81,8 @@ class TorchBackend(Backend):
             cache = step.past_key_values
             token = int(step.logits[0, -1].argmax())
             yield token
+            if stop and token == self._tokenizer.eos_token_id:
+                return
             ids = torch.tensor([[token]])
 
     def logits(self, ids: Sequence[int]) -> Any:

@@ -82,7 +82,7 @@ class Latency(Benchmark):
 def _time_one(backend: Backend, prompt: list[int], new_tokens: int) -> tuple[float, list[float]]:
     """Seconds to the first token, and between each two tokens after it."""
     stamps = [time.perf_counter()]
-    for _ in backend.stream(prompt, new_tokens):
+    for _ in backend.stream(prompt, new_tokens, stop=False):
         stamps.append(time.perf_counter())
     gaps = [later - earlier for earlier, later in zip(stamps[1:], stamps[2:], strict=False)]
     return stamps[1] - stamps[0], gaps
@@ -107,7 +107,7 @@ def _probe(job: dict[str, Any]) -> dict[str, float]:
     subject = Subject.model_validate(job["subject"])
     started = time.perf_counter()
     with opened(subject, dtype="float32") as backend:
-        for _ in backend.stream(job["prompt"], 8):
+        for _ in backend.stream(job["prompt"], 8, stop=False):
             pass
         return {"load_s": time.perf_counter() - started, "peak_rss": float(peak_rss())}
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 
 from components.core.component import StrictConfig
 from components.core.kinds import register
+from components.core.machine import human_bytes
 from components.interfaces import Check, Gate, Scoreboard
 
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -26,6 +27,10 @@ def _quantity(value: Any) -> Any:
     if match[2].upper() not in UNITS:
         raise ValueError(f"unknown unit '{match[2]}'; known: {', '.join(u for u in UNITS if u)}")
     return float(match[1]) * UNITS[match[2].upper()]
+
+
+def _show(name: str, value: float) -> str:
+    return human_bytes(value) if name in ("bytes", "peak_rss") else f"{value:,.4g}"
 
 
 Quantity = Annotated[float, BeforeValidator(_quantity)]
@@ -59,6 +64,6 @@ class BudgetGate(Gate):
         return Check(
             gate="budget",
             passed=passed,
-            summary=f"{name} {value:,.4g} ({side} {limit:,.4g})",
+            summary=f"{name} {_show(name, value)} ({side} {_show(name, limit)})",
             figures={"metric": name, "value": value, "limit": limit},
         )

@@ -11,8 +11,12 @@ import pytest
 from components.core.chat import encode_prompt
 from components.core.errors import ModelLoadError
 from components.core.kinds import registry
-from components.interfaces import Backend, Subject
+from components.core.recipe import OfKind
+from components.interfaces import Backend, Generation, Subject
 from components.runtime import opened
+from components.services.model import ModelService
+from components.services.optimization import OptimizationService
+from components.services.workspace import Workspace
 from tests import tiny
 from tests.contract.common import check_component, named
 
@@ -75,8 +79,8 @@ def test_stream_equals_generate(backend: Backend) -> None:
     """Token by token gives what generation gives, up to the end of the turn (B18)."""
     for prompt in prompts(backend):
         tokens = list(backend.stream(prompt, 10))
-        assert len(tokens) == 10
         end = backend.tokenizer.eos_token_id
+        assert len(tokens) == 10 or tokens[-1] == end
         said = tokens[: tokens.index(end)] if end in tokens else tokens
         answer = backend.generate([prompt], 10)[0]
         assert answer.text == backend.tokenizer.decode(said, skip_special_tokens=True)
@@ -145,3 +149,25 @@ def test_bfloat16(lab: Any) -> None:
     """The torch backend also runs in bfloat16 (E18)."""
     with opened(lab.subject("trained"), dtype="bfloat16") as backend:
         assert backend.logits([5, 6, 7]).dtype == np.float32
+
+
+@pytest.fixture(scope="module", params=["torch", "onnx_genai"])
+def silent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """A model that ends its turn at once, in the form that each backend serves."""
+    workspace = Workspace(tmp_path_factory.mktemp("silent"))
+    directory = tiny.write_silent_model(workspace.root / "silent")
+    model = ModelService(workspace).fetch(OfKind("model").parse({"type": "pretrained", "name": str(directory)}))
+    if request.param == "onnx_genai":
+        chain = [OfKind("pass").parse({"type": "onnx", "precision": "fp32"})]
+        model = OptimizationService(workspace).variant("fp32", chain, model, seed=0)
+    with opened(Subject(name="silent", artifact=model), dtype="float32") as backend:
+        yield backend
+
+
+def test_answers_end_at_the_end_of_turn(silent: Backend) -> None:
+    """Generation and streaming stop at the end of turn; only timing may go on after it."""
+    prompt = prompts(silent)[0]
+    end = silent.tokenizer.eos_token_id
+    assert silent.generate([prompt], 6) == [Generation(text="", tokens=1, finished=True)]
+    assert list(silent.stream(prompt, 6)) == [end]
+    assert len(list(silent.stream(prompt, 6, stop=False))) == 6

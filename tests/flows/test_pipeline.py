@@ -139,7 +139,7 @@ def test_command_line_says_no(rejected: Run, monkeypatch: pytest.MonkeyPatch) ->
     result = command(rejected.root, monkeypatch, rejected.plain)
     assert result.exit_code == 3
     assert "error: no variant passed the gate; nothing was registered" in result.stderr
-    assert "at most 1)" in result.stdout
+    assert "at most 1 B)" in result.stdout
 
 
 def test_library_says_no_noise(first: Run, capfd: pytest.CaptureFixture[str]) -> None:
