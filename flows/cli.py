@@ -101,7 +101,8 @@ def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: floa
     console.print()
     console.print(results_table(plan, board, verdict))
     print_reasons(console, verdict)
-    console.print(f"\n{seconds:.0f} s in all. Evidence: {workspace.reports / plan.name}/report.md", highlight=False)
+    report = os.path.relpath(workspace.reports / plan.name / "report.md")
+    console.print(f"\n{seconds:.0f} s in all. Evidence: {report}", highlight=False)
     if outcome.chosen is None:
         raise GateNotPassed("no variant passed the gate; nothing was registered. The reasons stand above.")
     if outcome.version is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,22 @@ def test_service_stores_the_model_once(lab: Any) -> None:
     off()
     assert again == lab.base
     assert events == ["stage.cached"]
+
+
+def test_model_in_the_hub_cache(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub name that was fetched before works offline from the hub's cache, links and all (D2)."""
+    commit = "0" * 40
+    cache = tmp_path / "models--team--tiny"
+    snapshot = cache / "snapshots" / commit
+    for folder in (snapshot, cache / "blobs", cache / "refs"):
+        folder.mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    for file in tiny_model.iterdir():
+        shutil.copyfile(file, cache / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    out = tmp_path / "out"
+    out.mkdir()
+    registry.create("model", "pretrained", name="team/tiny").fetch(out)
+    check_model_directory(out)
+    assert (out / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
