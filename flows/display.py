@@ -94,10 +94,15 @@ class Display:
         self.console.print(f"  rows: {counts}; quarantined: {bad}", highlight=False)
 
     def _update(self, label: str, **fields: Any) -> None:
-        # benchmarks report progress under the subject's name only
-        row = self._rows.get(label) or next((r for name, r in self._rows.items() if name.endswith(label)), None)
+        row = self._find(label)
         if row is not None:
             self.progress.update(row, **fields)
+
+    def _find(self, label: str) -> TaskID | None:
+        """The line of a stage; a benchmark reports progress under the subject's name alone, the end of its label."""
+        stage, _, name = label.partition(" ")
+        alike = [row for known, row in self._rows.items() if known.startswith(stage) and known.endswith(name.strip())]
+        return self._rows.get(label) or (alike[-1] if alike else None)
 
     def _print(self, text: str) -> None:
         if not self.console.is_terminal:
