@@ -59,6 +59,8 @@ def _source(module: str) -> str | None:
     """The module's text, found by its name alone: asking the import system would import its packages."""
     top, *parts = module.split(".")
     spec = importlib.util.find_spec(top)
+    if spec and not parts and spec.submodule_search_locations is None and (spec.origin or "").endswith(".py"):
+        return Path(str(spec.origin)).read_text(encoding="utf-8")  # a plugin that is a single file
     for root in (spec.submodule_search_locations or ()) if spec else ():
         place = Path(root).joinpath(*parts)
         for file in (place.with_suffix(".py"), place / "__init__.py"):

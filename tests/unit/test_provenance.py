@@ -159,3 +159,13 @@ def test_disk_and_memory(tmp_path: Path) -> None:
     """Free disk is told for a path that does not exist yet, and peak memory is this process's own."""
     assert free_disk(tmp_path / "a" / "b" / "c") > 0
     assert 2**22 < peak_rss() < machine().memory
+
+
+def test_component_in_a_single_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component that lives in one module, without a package, is stale when that file is edited."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    digests = set()
+    for text in ("class Mine:\n    pass\n", "class Mine:\n    changed = True\n"):
+        (tmp_path / "lone_plugin.py").write_text(text)
+        digests.add(code_digest(type("Mine", (), {"__module__": "lone_plugin"})))
+    assert len(digests) == 2
