@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ from components.core.artifacts import Artifact
 from components.core.chat import Message
 from components.core.component import Component
 from components.core.events import EventBus
+from components.core.health import Health
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,6 @@ class Backend(Component, ABC):
     def logits(self, ids: Sequence[int]) -> Any:
         """Logits at every position, a float32 array of shape (len(ids), vocabulary)."""
 
-    def __enter__(self) -> Backend:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
 
 # ---------------------------------------------------------------- benchmarks and gates
 
@@ -296,3 +291,54 @@ class Tracker(Component, ABC):
     @abstractmethod
     def finish(self, status: Literal["FINISHED", "FAILED"]) -> None:
         """Close the run."""
+
+
+# ---------------------------------------------------------------- the framework's own
+
+
+class Preset(Component):
+    """A chain of passes under one name. Never built: `chain` is written into the recipe in its place."""
+
+    chain: ClassVar[tuple[Mapping[str, Any], ...]]
+
+
+class Optimizer(Component, ABC):
+    """The rule that turns gradients into steps."""
+
+    @abstractmethod
+    def rule(self, learning_rate: float) -> tuple[type, dict[str, Any]]:
+        """The `torch.optim.Optimizer` class and its arguments; `learning_rate` where the configuration names none."""
+
+    def build(self, parameters: Any, learning_rate: float = 1e-3) -> Any:
+        """An optimizer on these parameters (or parameter groups)."""
+        cls, arguments = self.rule(learning_rate)
+        return cls(parameters, **arguments)
+
+
+class Sink(Component, ABC):
+    """Carries events out of the process: to a file, an orchestrator, a pager.
+
+    Every registered sink is attached and set up before a run and closed after it; `features: {NAME: false}` in the
+    settings switches one off. `setup` subscribes to `self.bus`, `close` unsubscribes.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Sinks that must run before this one."""
+    bus: EventBus
+    folder: Path
+
+    def attach(self, bus: EventBus, folder: Path) -> Self:
+        """Say which events to carry, and where a sink that writes files puts them."""
+        self.bus, self.folder = bus, folder
+        return self
+
+    @abstractmethod
+    def setup(self) -> None: ...
+
+
+class Probe(Component, ABC):
+    """One question that `postmill doctor` asks of this machine and installation."""
+
+    @abstractmethod
+    def ask(self) -> Health:
+        """The finding: a status, one sentence with the remedy, and figures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,12 +15,12 @@ from components.core.machine import free_disk, human_bytes, machine
 from components.core.recipe import Recipe
 from components.core.safeload import load_tokenizer
 from components.data.contract import check_split
+from components.services.application import Application
 from components.services.model import ModelService
-from components.services.workspace import Workspace, default_root
 from flows.plan import estimate, steps
 
 
-def print_check(console: Console, recipe: Recipe) -> None:
+def print_check(console: Console, recipe: Recipe, application: Application) -> None:
     """Print the resolved recipe, plan, data, estimates and a masked row; raise if the run could not start."""
     _title(console, "recipe, resolved")
     console.print(yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True), highlight=False, markup=False)
@@ -28,10 +29,10 @@ def print_check(console: Console, recipe: Recipe) -> None:
     _title(console, "data")
     first = _print_data(console, recipe)
     _title(console, "estimates")
-    _print_estimates(console, recipe, recipe.model.build().parameters() or 0)
+    _print_estimates(console, recipe, recipe.model.build().parameters() or 0, application.workspace.root)
     _title(console, "one training row as the model sees it; [green]green[/] is trained on")
     # the base model goes into the store, where the run finds it
-    base = ModelService(Workspace(default_root())).fetch(recipe.model)
+    base = ModelService(application.workspace).fetch(recipe.model)
     tokenizer = load_tokenizer(base.path)
     console.print(_coloured(tokenizer, encode_chat(tokenizer, first)))
 
@@ -61,8 +62,8 @@ def _print_data(console: Console, recipe: Recipe) -> list[dict[str, str]]:
     return first
 
 
-def _print_estimates(console: Console, recipe: Recipe, parameters: int) -> None:
-    here, root = machine(), default_root()
+def _print_estimates(console: Console, recipe: Recipe, parameters: int, root: Path) -> None:
+    here = machine()
     guess, free = estimate(recipe, parameters, here), free_disk(root)
     console.print(
         f"machine  {here.processor}, {here.cores} cores, {human_bytes(here.memory)}, {here.dtype()}", highlight=False

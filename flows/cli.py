@@ -6,16 +6,17 @@ postmill run configs/quickstart.yaml
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flows import cli_config, cli_plugins
+from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console
 
 app = typer.Typer(
     name="postmill",
@@ -25,66 +26,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-RecipePath = Annotated[Path, typer.Argument(help="Recipe file, for example configs/quickstart.yaml")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set train.0.max_steps=10")]
-SETTING_NAMES = ("POSTMILL_ROOT",)
-
-
-def clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Print a PostmillError as one message and exit with its code; anything else is a bug and keeps its traceback."""
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        from components.core.errors import ConfigError, PostmillError
-
-        try:
-            return command(*args, **kwargs)
-        except PostmillError as error:
-            problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-            for problem in problems:
-                typer.secho(f"error: {problem}", fg="red", err=True)
-            raise typer.Exit(error.exit_code) from error
-
-    return wrapper
-
-
-def _load(path: Path, assignments: list[str] | None) -> Any:
-    from components.core.config import environment_overrides
-    from components.core.recipe import load_recipe
-
-    return load_recipe(path, assignments or (), environment_overrides(os.environ, ignore=SETTING_NAMES))
-
-
-def _console(stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    # a file or a pipe has no width of its own; the table needs about this much
-    return Console(stderr=stderr, width=None if sys.stdout.isatty() else 120)
+app.add_typer(cli_config.app)
+app.add_typer(cli_plugins.app)
 
 
 @app.command()
 @clear_errors
-def run(recipe: RecipePath, set_: Overrides = None) -> None:
+def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
     """Run a recipe: validate, train, optimize, benchmark, judge, register."""
-    started = time.monotonic()
-    console, plan = _console(), _load(recipe, set_)
-    from components.services.workspace import Workspace, default_root, use
+    started, screen = time.monotonic(), console()
     from components.trackers.mlflow import preload
     from flows.display import Display
     from flows.environment import prepare
+    from flows.session import notices, read, session
 
-    root = default_root()
-    for notice in prepare(root):
-        console.print(f"note: {notice}", style="yellow", highlight=False)
-    _stop_cleanly_on_sigterm()
-    preload()
-    console.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
-    workspace = Workspace(root)
-    with use(workspace), Display(console, workspace.bus):
-        from flows.pipeline import pipeline
+    with session(set_) as application:
+        plan, _ = read(application, recipe, set_, env)
+        for notice in [*prepare(application.settings.folder), *notices(), *_refused(application)]:
+            screen.print(f"note: {notice}", style="yellow", highlight=False)
+        _stop_cleanly_on_sigterm()
+        preload()
+        screen.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
+        with Display(screen, application.bus):
+            from flows.pipeline import pipeline
 
-        outcome = pipeline(plan.dump())
-    _finish(console, plan, workspace, outcome, time.monotonic() - started)
+            outcome = pipeline(plan.dump())
+    _finish(screen, plan, application.workspace, outcome, time.monotonic() - started)
+
+
+def _refused(application: Any) -> list[str]:
+    """Plugins that should be there and are not."""
+    return [f"plugin {report}" for report in application.plugins.reports.values() if report.outcome == "failed"]
 
 
 def _stop_cleanly_on_sigterm() -> None:
@@ -122,24 +94,69 @@ def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: floa
 
 @app.command()
 @clear_errors
-def check(recipe: RecipePath, set_: Overrides = None) -> None:
+def check(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
     """Validate a recipe and its data without running it; print plan, estimates and what the model will see."""
-    plan = _load(recipe, set_)
     from flows.check import print_check
+    from flows.session import read, session
 
-    print_check(_console(), plan)
+    with session(set_) as application:
+        plan, _ = read(application, recipe, set_, env)
+        print_check(console(), plan, application)
 
 
 @app.command()
 @clear_errors
-def components(kind: Annotated[str | None, typer.Argument(help="Only this kind")] = None) -> None:
-    """List the registered components."""
+def components(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind")] = None, set_: Overrides = None
+) -> None:
+    """List the registered components, and which plugin a component comes from."""
+    from components.core.component import first_line
     from components.core.kinds import registry
+    from components.core.registry import BUILT_IN
+    from flows.session import session
 
-    for name in [kind] if kind else registry.kinds():
-        typer.secho(name, bold=True)
-        for entry in registry.names(name):
-            typer.echo(f"  {entry:<16} {registry.get(name, entry).summary()}")
+    with session(set_):
+        for name in [kind] if kind else registry.kinds():
+            typer.secho(name, bold=True)
+            for entry in registry.names(name):
+                owner = registry.entry(name, entry).owner
+                origin = "" if owner == BUILT_IN else f"  [{owner}]"
+                typer.echo(f"  {entry:<16} {first_line(registry.get(name, entry))}{origin}")
+
+
+@app.command()
+@clear_errors
+def health(as_json: Annotated[bool, typer.Option("--json", help="For machines")] = False) -> None:
+    """Whether plugins, services and databases of this directory can do their work; exit code 1 if one cannot."""
+    from flows.doctor import as_json as dump
+    from flows.doctor import print_health
+    from flows.session import session
+
+    with session() as application:
+        found = application.health()
+    typer.echo(json.dumps(dump(found), indent=2)) if as_json else print_health(console(), found)
+    _exit_if_failed(found)
+
+
+@app.command()
+@clear_errors
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines")] = False) -> None:
+    """Look for what is wrong with this machine and installation; exit code 1 if something is broken."""
+    from flows.doctor import as_json as dump
+    from flows.doctor import diagnose, print_health
+    from flows.session import session
+
+    with session() as application:
+        found = diagnose(application.settings.folder)
+    typer.echo(json.dumps(dump(found), indent=2)) if as_json else print_health(console(), found)
+    _exit_if_failed(found)
+
+
+def _exit_if_failed(found: Any) -> None:
+    from components.core.health import worst
+
+    if worst(health.status for health in found.values()) == "failed":
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -152,13 +169,13 @@ def generate(
 ) -> None:
     """Answer a prompt with a registered model, through ONNX Runtime."""
     from components.services.inference import InferenceService
-    from components.services.workspace import Workspace, default_root
     from flows.environment import prepare
+    from flows.session import session
 
-    prepare(default_root())
-    service = InferenceService(Workspace(default_root()))
-    for piece in service.stream(model, prompt, system, max_new_tokens):
-        typer.echo(piece, nl=False)
+    with session() as application, application.container() as services:
+        prepare(application.settings.folder)
+        for piece in services.get(InferenceService).stream(model, prompt, system, max_new_tokens):
+            typer.echo(piece, nl=False)
     typer.echo()
 
 
@@ -170,10 +187,11 @@ def promote(
     to: Annotated[str, typer.Option("--to", help="Alias to move, for example staging or production")],
 ) -> None:
     """Point an alias at a version whose evidence and files check out."""
-    from components.services.model_registry import RegistryService
-    from components.services.workspace import Workspace, default_root
+    from components.services.model_registry import ModelRegistryService
+    from flows.session import session
 
-    RegistryService(Workspace(default_root())).promote(model, version, to)
+    with session() as application, application.container() as services:
+        services.get(ModelRegistryService).promote(model, version, to)
     typer.secho(f"{model}@{to} is now version {version}", fg="green")
 
 
@@ -181,10 +199,11 @@ def promote(
 @clear_errors
 def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
     """Open the MLflow UI on the runs and models of this directory."""
-    from components.services.workspace import default_root
     from components.trackers.mlflow import SETTINGS, connect, tracking_uri
+    from flows.session import session
 
-    root = default_root()
+    with session() as application:
+        root = application.settings.folder
     connect(root)
     environment = {**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = ["mlflow", "ui", "--backend-store-uri", tracking_uri(root), "--port", str(port), "--workers", "1"]

@@ -6,7 +6,7 @@ Subscribes to the bus; on a terminal the lines are live (rich), otherwise each s
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +14,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from components.core.events import Event, EventBus
+from components.core.events import (
+    DataValidated,
+    Event,
+    EventBus,
+    StageCached,
+    StageFailed,
+    StageFinished,
+    StageProgress,
+    StageSkipped,
+    StageStarted,
+    TrainStep,
+)
 from components.core.machine import human_bytes
 from components.core.recipe import Recipe
 from components.interfaces import Scoreboard
@@ -41,56 +52,66 @@ class Display:
         )
         self._rows: dict[str, TaskID] = {}
         self._since: dict[str, float] = {}
-        self._off = bus.on(self._handle)
+        handlers: dict[type[Event], Callable[[Any], None]] = {
+            StageStarted: self._on_stage_started,
+            StageCached: self._on_stage_cached,
+            StageProgress: self._on_stage_progress,
+            StageFinished: self._on_stage_finished,
+            StageFailed: self._on_stage_failed,
+            StageSkipped: self._on_stage_skipped,
+            TrainStep: self._on_train_step,
+            DataValidated: self._on_data_validated,
+        }
+        self._off = [bus.on(event, handler) for event, handler in handlers.items()]
 
     def __enter__(self) -> Display:
         self.progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._off()
+        for off in self._off:
+            off()
         self.progress.stop()
 
-    def _handle(self, event: Event) -> None:
-        handler = getattr(self, f"_on_{event.name.replace('.', '_')}", None)
-        if handler:
-            handler(event.data)
-
-    def _on_stage_started(self, data: Mapping[str, Any]) -> None:
-        label = _label(data)
+    def _on_stage_started(self, event: StageStarted) -> None:
+        label = _label(event)
         self._since[label] = time.monotonic()
         self._rows[label] = self.progress.add_task(label, total=None, note="")
 
-    def _on_stage_cached(self, data: Mapping[str, Any]) -> None:
-        label = _label(data)
-        self.progress.update(
-            self.progress.add_task(label, total=1, note="[dim]unchanged, from the store[/]"), completed=1
-        )
-        self._print(f"{label}: unchanged, from the store")
+    def _on_stage_cached(self, event: StageCached) -> None:
+        self._without_work(_label(event), "unchanged, from the store")
 
-    def _on_stage_finished(self, data: Mapping[str, Any]) -> None:
-        label = _label(data)
-        size = human_bytes(data["size"])
+    def _on_stage_skipped(self, event: StageSkipped) -> None:
+        self._without_work(_label(event), f"skipped: {event.reason}")
+
+    def _without_work(self, label: str, text: str) -> None:
+        row = self.progress.add_task(label, total=1, note=f"[dim]{escape(text)}[/]")
+        self.progress.update(row, completed=1)
+        self._print(f"{label}: {text}")
+
+    def _on_stage_finished(self, event: StageFinished) -> None:
+        label = _label(event)
+        size = human_bytes(event.size)
         self._update(label, total=1, completed=1, note=f"[dim]{size}[/]")
         self._print(f"{label}: {time.monotonic() - self._since[label]:.1f} s, {size}")
 
-    def _on_stage_failed(self, data: Mapping[str, Any]) -> None:
-        self._update(_label(data), note="[red]failed[/]")
-        self._print(f"{_label(data)}: failed")
+    def _on_stage_failed(self, event: StageFailed) -> None:
+        self._update(_label(event), note="[red]failed[/]")
+        self._print(f"{_label(event)}: failed")
 
-    def _on_stage_progress(self, data: Mapping[str, Any]) -> None:
-        self._update(_label(data), total=data["total"], completed=data["done"], note=f"{data['done']}/{data['total']}")
+    def _on_stage_progress(self, event: StageProgress) -> None:
+        self._update(_label(event), total=event.total, completed=event.done, note=f"{event.done}/{event.total}")
 
-    def _on_train_step(self, data: Mapping[str, Any]) -> None:
-        note = f"step {data['step']}/{data['total']}  loss {data['loss']:.3f}  {data['tokens_per_s']:.0f} tokens/s"
+    def _on_train_step(self, event: TrainStep) -> None:
+        note = f"step {event.step}/{event.total}  loss {event.loss:.3f}  {event.tokens_per_s:.0f} tokens/s"
         for label in [label for label in self._rows if label.startswith("train")]:
-            self._update(label, total=data["total"], completed=data["step"], note=note)
-        if data["step"] % 10 == 0 or data["step"] == data["total"]:
+            self._update(label, total=event.total, completed=event.step, note=note)
+        if event.step % 10 == 0 or event.step == event.total:
             self._print(f"train: {note}")
 
-    def _on_data_validated(self, data: Mapping[str, Any]) -> None:
-        bad = sum(data["quarantined"].values())
-        counts = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
+    def _on_data_validated(self, event: DataValidated) -> None:
+        bad = sum(event.quarantined.values())
+        counts = ", ".join(f"{count:,} {split}" for split, count in event.rows.items())
         self.console.print(f"  rows: {counts}; quarantined: {bad}", highlight=False)
 
     def _update(self, label: str, **fields: Any) -> None:
@@ -109,8 +130,8 @@ class Display:
             self.console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
 
 
-def _label(data: Mapping[str, Any]) -> str:
-    return f"{data['stage']:<9} {data['name']}"
+def _label(event: StageStarted | StageCached | StageProgress | StageFinished | StageFailed | StageSkipped) -> str:
+    return f"{event.stage:<9} {event.name}"
 
 
 def results_table(recipe: Recipe, board: Scoreboard, verdict: Verdict) -> Table:

@@ -5,16 +5,16 @@ postmill run configs/quickstart.yaml
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 from prefect import flow
 
 from components.core.recipe import parse_recipe
 from components.interfaces import Subject
+from components.services.application import application
 from components.services.optimization import OptimizationService
 from components.services.tracking import RunTracking
-from components.services.workspace import Workspace, current, default_root, use
+from tasks import events  # noqa: F401  registers the sink that tells Prefect
 from tasks.register import Outcome, record, register
 from tasks.steps import benchmark, fetch_model, judge, optimize, train, validate
 
@@ -22,27 +22,22 @@ from tasks.steps import benchmark, fetch_model, judge, optimize, train, validate
 @flow(name="pipeline", flow_run_name="{recipe[name]}", persist_result=True, result_serializer="json")
 def pipeline(recipe: dict[str, Any]) -> Outcome:
     """Run a recipe (as plain data) from rows to a registered model."""
-    plan = parse_recipe(recipe)
-    with _workspace() as workspace, RunTracking(workspace, plan) as run:
-        dataset = validate(plan)
-        base = fetch_model(plan)
-        trained = train(plan, base, dataset)
-        variants = {name: optimize(plan, name, trained) for name in plan.optimize}
+    with application() as app:
+        plan = parse_recipe(recipe)
+        with app.run(plan) as run:
+            tracking = run.get(RunTracking)
+            dataset = validate(plan)
+            base = fetch_model(plan)
+            trained = train(plan, base, dataset)
+            made = {name: optimize(plan, name, trained) for name in plan.optimize}
+            variants = {name: artifact for name, artifact in made.items() if artifact is not None}
 
-        parents = OptimizationService(workspace).parents(trained)
-        subjects = [Subject(name="base", artifact=base), Subject(name="trained", artifact=trained, parents=parents)]
-        subjects += [Subject(name=name, artifact=artifact) for name, artifact in variants.items()]
+            parents = run.get(OptimizationService).parents(trained)
+            subjects = [Subject(name="base", artifact=base), Subject(name="trained", artifact=trained, parents=parents)]
+            subjects += [Subject(name=name, artifact=artifact) for name, artifact in variants.items()]
 
-        measured = [artifact for spec in plan.benchmark for artifact in benchmark(plan, spec, subjects, dataset)]
-        verdict = judge(plan, measured)
-        record(plan, dataset, measured, verdict)
-        outcome: Outcome = register(plan, run.run_id, subjects, dataset, measured, verdict)
-        return outcome
-
-
-def _workspace() -> Any:
-    """The caller's workspace (the CLI has put its progress display on its bus), or one of our own."""
-    try:
-        return nullcontext(current())
-    except LookupError:
-        return use(Workspace(default_root()))
+            measured = [found for spec in plan.benchmark for found in benchmark(plan, spec, subjects, dataset) or ()]
+            verdict = judge(plan, measured, list(variants))
+            record(plan, dataset, measured, verdict, tracking.notes())
+            outcome: Outcome = register(plan, tracking.run_id, subjects, dataset, measured, verdict)
+            return outcome

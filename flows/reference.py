@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from components.core.component import StrictConfig
-from components.core.events import EVENTS
+from components.core.component import StrictConfig, first_line
+from components.core.events import Event, catalogue
 from components.core.kinds import registry
 from components.core.recipe import OfKind, Recipe
+from components.core.service import service_info
+from components.core.settings import Settings
 
 PAGE = Path("docs/components.md")
 
 
 def page() -> str:
     """The whole page as Markdown."""
+    from tasks import events  # noqa: F401  registers the sink that tells Prefect
+
     return "\n".join(_lines()) + "\n"
 
 
@@ -36,11 +42,31 @@ def _lines() -> Iterator[str]:
         yield from ("", f"## {kind}")
         for name in registry.names(kind):
             cls = registry.get(kind, name)
-            yield from ("", f"### {name}", "", cls.summary(), "")
-            yield from _keys(cls.Config)
+            yield from ("", f"### {name}", "", first_line(cls), "")
+            yield from _component(kind, name, cls)
+    yield from ("", "## settings", "", "How Postmill runs here: `postmill.yaml`, `.env`, `POSTMILL_...`, `--set`.", "")
+    yield from _keys(Settings)
     yield from ("", "## events", "", "What runs publish on the bus (`components/core/events.py`).", "")
-    yield from ("| event | when, and what it carries |", "|---|---|")
-    yield from (f"| `{name}` | {text} |" for name, text in EVENTS.items())
+    yield from ("| event | topic | carries | when |", "|---|---|---|---|")
+    yield from (_event(cls) for cls in catalogue())
+
+
+def _component(kind: str, name: str, cls: type[Any]) -> Iterator[str]:
+    """What a recipe may say of a component."""
+    if kind == "preset":
+        yield " -> ".join(f"`{dict(step)}`" for step in cls.chain)
+    elif kind == "service":
+        info = service_info(name, cls)
+        yield f"Role `{info.role}`, {info.lifetime}; `services: {{{info.role}: NAME}}` puts another one in its place."
+    if hasattr(cls, "Config") and kind != "preset":
+        yield from _keys(cls.Config)
+
+
+def _event(cls: type[Event]) -> str:
+    # the module's annotations are text already, written plainly
+    carried = [f"`{field.name}: {field.type}`".replace("|", "\\|") for field in fields(cls) if field.name != "time"]
+    when = (cls.__doc__ or "").strip().splitlines()[0]
+    return f"| `{cls.__name__}` | `{cls.topic}` | {', '.join(carried)} | {when} |"
 
 
 def _keys(config: type[Any]) -> Iterator[str]:
@@ -80,6 +106,8 @@ def _bare(annotation: Any) -> Any:
     arguments = get_args(annotation)
     if get_origin(annotation) is dict:
         return dict[tuple(_bare(argument) for argument in arguments)]  # type: ignore[misc]
+    if get_origin(annotation) in (Union, UnionType):
+        return Union[tuple(_bare(argument) for argument in arguments)]  # noqa: UP007  made at run time
     return annotation
 
 
@@ -88,7 +116,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default is PydanticUndefined or isinstance(field.default, StrictConfig):
         return "a default of its own"
-    return f"`{field.default!r}`"
+    return f"`{str(field.default) if isinstance(field.default, Path) else field.default!r}`"
 
 
 if __name__ == "__main__":

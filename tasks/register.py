@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
 
 from components.core.artifacts import Artifact, hash_json
 from components.core.chat import Message
+from components.core.events import EvidenceWritten
 from components.core.provenance import git_state
 from components.core.recipe import Recipe
 from components.interfaces import Subject
+from components.services.application import current
 from components.services.benchmarking import scoreboard
 from components.services.data import load_rows
 from components.services.evidence import REPORT, write_evidence
 from components.services.judging import read_verdict
-from components.services.model_registry import RegistryService
-from components.services.workspace import current
+from components.services.model_registry import ModelRegistryService
+from components.services.workspace import Workspace
 from tasks.steps import step
 
 
@@ -37,13 +37,14 @@ class Outcome(BaseModel):
 
 
 @step(name="record evidence")
-def record(recipe: Recipe, dataset: Artifact, measured: list[Artifact], verdict: Artifact) -> None:
-    """Everything the verdict rests on; the tracked run takes it from the folder."""
-    folder = current().reports / recipe.name
-    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict))
-    # shown on the run's page in Prefect's UI
-    create_markdown_artifact(markdown=(folder / REPORT).read_text(encoding="utf-8"), key=_slug(recipe.name))
-    current().bus.emit("evidence.written", folder=str(folder), chosen=verdict.meta["chosen"])
+def record(
+    recipe: Recipe, dataset: Artifact, measured: list[Artifact], verdict: Artifact, skipped: dict[str, str]
+) -> None:
+    """Everything the verdict rests on; tracker and orchestrator take it from the folder."""
+    workspace = current().get(Workspace)
+    folder = workspace.reports / recipe.name
+    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict), skipped)
+    workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"]))
 
 
 @step(name="register")
@@ -57,20 +58,17 @@ def register(
     if chosen is None or target is None:
         return outcome
     subject = next(subject for subject in subjects if subject.name == chosen)
-    report = (current().reports / recipe.name / REPORT).read_text(encoding="utf-8")
+    report = (current().get(Workspace).reports / recipe.name / REPORT).read_text(encoding="utf-8")
     tags = _tags(recipe, chosen, dataset, measured, verdict)
     example = _example(dataset)
-    version, new = RegistryService(current()).register(
-        target.model, target.alias, subject.artifact, run_id, tags, example, report
+    version, new = (
+        current()
+        .get(ModelRegistryService)
+        .register(target.model, target.alias, subject.artifact, run_id, tags, example, report)
     )
     return outcome.model_copy(
         update={"model": target.model, "version": version, "alias": target.alias, "new_version": new}
     )
-
-
-def _slug(name: str) -> str:
-    """Prefect's artifact keys are lower case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9-]+", "-", name.lower())
 
 
 def _tags(

@@ -1,65 +1,91 @@
-"""The steps of the pipeline as Prefect tasks: each calls one service and returns a reference into the store.
+"""The steps of the pipeline as Prefect tasks: each asks the run for one service, calls it, and returns a reference.
 
 Caching across runs belongs to the store. Prefect persists the references (JSON) for resuming one run:
-`prefect flow-run retry`.
+`prefect flow-run retry`. A step that is left out ends in the state "Skipped" with its reason, and returns None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import wraps
 from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from components.core.artifacts import Artifact
+from components.core.errors import StepSkipped
 from components.core.recipe import Recipe, Spec
 from components.interfaces import Subject
+from components.services.application import current
 from components.services.benchmarking import BenchmarkService
 from components.services.data import DataService
 from components.services.judging import JudgingService
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
 from components.services.training import TrainingService
-from components.services.workspace import current
 
-step: Callable[..., Any] = partial(task, persist_result=True, result_serializer="json")
+F = Callable[..., Any]
+
+
+def step(**options: Any) -> Callable[[F], F]:
+    """A Prefect task with results as JSON, for which being skipped is a good end."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except StepSkipped as reason:
+                return Completed(name="Skipped", message=str(reason))
+
+        prefect_task = task(persist_result=True, result_serializer="json", **options)(body)
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = prefect_task(*args, **kwargs)
+            return None if isinstance(result, State) else result
+
+        return call
+
+    return decorate
 
 
 @step(name="validate data")
 def validate(recipe: Recipe) -> Artifact:
     """Rows that passed the contract."""
-    return DataService(current()).validate(recipe.data)
+    return current().get(DataService).validate(recipe.data)
 
 
 @step(name="fetch model", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=lambda _t, _r, s: _is_network(s))
 def fetch_model(recipe: Recipe) -> Artifact:
     """The base model."""
-    return ModelService(current()).fetch(recipe.model)
+    return current().get(ModelService).fetch(recipe.model)
 
 
 @step(name="train")
 def train(recipe: Recipe, base: Artifact, dataset: Artifact) -> Artifact:
     """The trained model or adapter."""
-    return TrainingService(current()).train(recipe.train, base, dataset, recipe.seed)
+    return current().get(TrainingService).train(recipe.train, base, dataset, recipe.seed)
 
 
 @step(name="optimize", task_run_name="optimize {name}")
 def optimize(recipe: Recipe, name: str, trained: Artifact) -> Artifact:
-    """One variant of the trained model."""
-    return OptimizationService(current()).variant(name, recipe.optimize[name], trained, recipe.seed)
+    """One variant of the trained model; None if it is skipped."""
+    return current().get(OptimizationService).variant(name, recipe.optimize[name], trained, recipe.seed)
 
 
 @step(name="benchmark", task_run_name="benchmark {spec.type}")
 def benchmark(recipe: Recipe, spec: Spec, subjects: list[Subject], dataset: Artifact) -> list[Artifact]:
-    """One benchmark on all subjects."""
-    return BenchmarkService(current()).measure([spec], subjects, dataset, recipe.seed)
+    """One benchmark on all subjects; None if it is skipped."""
+    return current().get(BenchmarkService).run(spec, subjects, dataset, recipe.seed)
 
 
 @step(name="judge")
-def judge(recipe: Recipe, measured: list[Artifact]) -> Artifact:
+def judge(recipe: Recipe, measured: list[Artifact], variants: list[str]) -> Artifact:
     """The verdict of the gates."""
-    return JudgingService(current()).judge(recipe, measured)
+    return current().get(JudgingService).judge(recipe, measured, variants)
 
 
 def _is_network(state: Any) -> bool:

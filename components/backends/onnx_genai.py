@@ -9,6 +9,7 @@ from typing import Any
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
+from components.core.health import Health
 from components.core.kinds import register
 from components.core.safeload import check_model_directory, load_tokenizer
 from components.interfaces import Backend, Generation
@@ -39,6 +40,11 @@ class OnnxGenaiBackend(Backend):
 
     def close(self) -> None:
         self._model = None
+
+    def health(self) -> Health:
+        if self._model is None:
+            return Health("degraded", "not opened")
+        return Health("ok", f"'{self._path}' is open")
 
     @cached_property
     def tokenizer(self) -> Any:

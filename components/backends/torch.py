@@ -8,6 +8,7 @@ from typing import Any, Literal
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
+from components.core.health import Health
 from components.core.kinds import register
 from components.core.machine import machine
 from components.core.safeload import load_adapter, load_causal_lm, load_tokenizer
@@ -41,6 +42,11 @@ class TorchBackend(Backend):
 
     def close(self) -> None:
         self._model = None
+
+    def health(self) -> Health:
+        if self._model is None:
+            return Health("degraded", "not opened")
+        return Health("ok", f"{type(self._model).__name__} is open in {self._model.dtype}")
 
     @property
     def tokenizer(self) -> Any:

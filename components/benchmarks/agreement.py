@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 from components.core.chat import encode_chat
 from components.core.component import StrictConfig
 from components.core.errors import ConfigError
+from components.core.events import StageProgress
 from components.core.kinds import register
 from components.interfaces import Backend, Benchmark, EvalRows, Measurement, Metric, StepContext, Subject
 from components.runtime import choose_rows, opened
@@ -43,16 +44,16 @@ class Agreement(Benchmark):
         by_name = {subject.name: subject for subject in subjects}
         if self.config.reference not in by_name:
             raise ConfigError(f"agreement.reference='{self.config.reference}' is none of {', '.join(by_name)}")
-        with opened(by_name[self.config.reference], dtype="float32") as backend:
+        with opened(by_name[self.config.reference], bus=context.bus, dtype="float32") as backend:
             expected = [_log_probabilities(backend, conversation) for conversation in chosen.conversations]
         measured = []
         for name, subject in by_name.items():
             if name in (self.config.reference, "base"):
                 continue
-            with opened(subject, dtype="float32") as backend:
+            with opened(subject, bus=context.bus, dtype="float32") as backend:
                 measured.append(self._compare(name, backend, chosen, expected))
             context.bus.emit(
-                "stage.progress", stage="benchmark", name="agreement", done=len(measured), total=len(by_name) - 2
+                StageProgress(stage="benchmark", name="agreement", done=len(measured), total=len(by_name) - 2)
             )
         return measured
 

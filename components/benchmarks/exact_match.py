@@ -16,6 +16,7 @@ from pydantic import PositiveInt
 
 from components.core.chat import encode_prompt
 from components.core.component import StrictConfig
+from components.core.events import StageProgress
 from components.core.kinds import register
 from components.interfaces import Backend, Benchmark, EvalRows, Generation, Measurement, Metric, StepContext, Subject
 from components.runtime import choose_rows, opened
@@ -45,7 +46,7 @@ class ExactMatch(Benchmark):
         chosen = choose_rows(rows, self.config.rows, context.seed)
         measured = []
         for subject in subjects:
-            with opened(subject, dtype=self.config.dtype) as backend:
+            with opened(subject, bus=context.bus, dtype=self.config.dtype) as backend:
                 answers = self._answers(backend, chosen, subject.name, context)
             results = [
                 _score(row_id, conversation[-1]["content"], answer)
@@ -65,7 +66,7 @@ class ExactMatch(Benchmark):
             batch = order[start : start + self.config.batch_size]
             generated = backend.generate([prompts[i] for i in batch], self.config.max_new_tokens)
             answers.update(zip(batch, generated, strict=True))
-            context.bus.emit("stage.progress", stage="benchmark", name=name, done=len(answers), total=len(order))
+            context.bus.emit(StageProgress(stage="benchmark", name=name, done=len(answers), total=len(order)))
         return [answers[i] for i in range(len(order))]
 
 

@@ -21,6 +21,7 @@ from pydantic import PositiveInt
 from components.core.chat import encode_prompt
 from components.core.component import StrictConfig
 from components.core.errors import PostmillError
+from components.core.events import StageProgress
 from components.core.kinds import register
 from components.core.machine import machine, peak_rss
 from components.interfaces import Backend, Benchmark, EvalRows, Measurement, Metric, StepContext, Subject
@@ -52,7 +53,7 @@ class Latency(Benchmark):
     def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:
         conversation = choose_rows(rows, 1, context.seed).conversations[0]
         with ExitStack() as stack:
-            backends = {s.name: stack.enter_context(opened(s, dtype="float32")) for s in subjects}
+            backends = {s.name: stack.enter_context(opened(s, bus=context.bus, dtype="float32")) for s in subjects}
             prompts = {name: encode_prompt(backend.tokenizer, conversation) for name, backend in backends.items()}
             timings: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in backends}
             for turn in range(self.config.rounds + 1):
@@ -60,9 +61,7 @@ class Latency(Benchmark):
                     timing = _time_one(backend, prompts[name], self.config.new_tokens)
                     if turn > 0:  # round 0 warms up
                         timings[name].append(timing)
-                context.bus.emit(
-                    "stage.progress", stage="benchmark", name="latency", done=turn, total=self.config.rounds
-                )
+                context.bus.emit(StageProgress(stage="benchmark", name="latency", done=turn, total=self.config.rounds))
         return [self._summary(s, timings[s.name], prompts[s.name]) for s in subjects]
 
     def _summary(self, subject: Subject, timings: list[tuple[float, list[float]]], prompt: list[int]) -> Measurement:

@@ -1,4 +1,4 @@
-"""What every component is: a class with a typed, strict, frozen `Config` of its own.
+"""What every component is: a class with a typed, strict, frozen `Config` of its own, and a life with an end.
 
 @register("trainer", "sft")
 class SftTrainer(Trainer):
@@ -8,15 +8,24 @@ class SftTrainer(Trainer):
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
+
+from components.core.health import Health
 
 
 class StrictConfig(BaseModel):
     """Configuration that refuses unknown keys and cannot change after it was checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), hide_input_in_errors=True
+    )
+
+
+def first_line(cls: type) -> str:
+    """First line of a class's own docstring."""
+    return (vars(cls).get("__doc__") or "").strip().partition("\n")[0]
 
 
 class Component:
@@ -34,4 +43,23 @@ class Component:
     @classmethod
     def summary(cls) -> str:
         """First line of the class's docstring, for listings."""
-        return (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
+        return first_line(cls)
+
+    # What holds a resource overrides these three; nothing is held by default.
+
+    def setup(self) -> None:
+        """Take what is needed (files, connections, weights). Called once, before use."""
+
+    def close(self) -> None:
+        """Give it all back. Called once, also after a failure, and harmless when nothing was set up."""
+
+    def health(self) -> Health:
+        """Whether the component can do its work now."""
+        return Health("ok")
+
+    def __enter__(self) -> Self:
+        self.setup()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,154 +1,122 @@
-"""YAML in, overrides on top, every mistake reported at once with its line and a suggestion.
+"""What stands on top of the files: the environment and the command line; and every mistake reported at once.
 
-Priority: `--set a.b=1` on the command line > `POSTMILL_A__B=1` in the environment > the YAML file > defaults.
+Priority, highest first: `--set a.b=1` > `POSTMILL_A__B=1` in the environment > the same in `.env` > overlays
+(`--env prod`) > the recipe file > files that it extends > defaults. `postmill config show RECIPE --origin` tells which
+one won. `MODEL_NAME`, `TRAINING_TYPE` and `BATCH_SIZE` are read too, below the names with the prefix.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from components.core.documents import Document
 from components.core.errors import ConfigError
 from components.core.registry import did_you_mean
 
 ENV_PREFIX = "POSTMILL_"
-MAX_BYTES = 2_000_000
-MAX_DEPTH = 30
-_SCALARS = yaml.SafeLoader("")
+ALIASES = {"MODEL_NAME": "model.name", "TRAINING_TYPE": "train.0.type", "BATCH_SIZE": "train.*.batch_size"}
 Where = tuple[str | int, ...]
 
 
-class Document:
-    """A parsed YAML file: plain data, and the line on which every key stands."""
+@dataclass(frozen=True)
+class Override:
+    """A dotted key, its value as YAML text, and where it was said."""
 
-    def __init__(self, path: Path, data: dict[str, Any], lines: dict[Where, int]) -> None:
-        self.path, self.data, self.lines = path, data, lines
-
-    def locate(self, where: Where) -> str:
-        """`configs/quickstart.yaml:12` for the key at `where`, or for its nearest parent in the file."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return f"{self.path}:{self.lines[where]}" if where else str(self.path)
+    key: str
+    text: str
+    place: str
 
 
-def load_yaml(path: Path) -> Document:
-    """Read one YAML mapping. Duplicate keys, aliases, tabs and oversized files are refused."""
-    if not path.is_file():
-        raise ConfigError(f"recipe file '{path}' does not exist{did_you_mean(path.name, _siblings(path))}")
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"'{path}' has {path.stat().st_size:,} bytes; a recipe has at most {MAX_BYTES:,}")
-    lines: dict[Where, int] = {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        _refuse_unusual(text, path)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = _plain(root, (), lines, path) if root is not None else {}
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"'{path}' is not UTF-8 text: {error}") from error
-    except ConfigError:
-        raise
-    except (ValueError, AttributeError) as error:  # PyYAML's constructors, on a tag that does not fit its value
-        raise ConfigError(f"{path}: a value does not fit its tag: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}:1: a recipe is a mapping of keys, found {type(data).__name__}")
-    return Document(path, data, lines)
-
-
-def _refuse_unusual(text: str, path: Path) -> None:
-    """Aliases may point at their own parent or unfold into gigabytes; deep nesting exhausts the parser."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else "?"
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"{path}:{line}: nested deeper than {MAX_DEPTH} levels")
-        if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(f"{path}:{line}: aliases (*{event.anchor}) are not read; write the value out")
-
-
-def _siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-
-
-def _plain(node: yaml.Node, where: Where, lines: dict[Where, int], path: Path) -> Any:
-    """Turn a YAML node into data; the node is walked by hand to see duplicate keys and to keep line numbers."""
-    lines.setdefault(where, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*where, i), lines, path) for i, item in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        return _SCALARS.construct_object(node)
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: a key is plain text, not a list or a mapping")
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in result:
-            raise ConfigError(f"{path}:{line}: key '{key}' stands twice (first on line {lines[(*where, key)]})")
-        lines[(*where, key)] = line
-        result[key] = _plain(value_node, (*where, key), lines, path)
-    return result
-
-
-def environment_overrides(environ: Mapping[str, str], ignore: Iterable[str] = ()) -> dict[str, str]:
-    """`POSTMILL_TRAIN__0__MAX_STEPS=10` -> `{"train.0.max_steps": "10"}`; names in `ignore` are settings, not keys."""
-    found = {}
+def environment_overrides(
+    environ: Mapping[str, str], place: str, known: Iterable[str], ignore: Iterable[str]
+) -> list[Override]:
+    """`POSTMILL_TRAIN__0__MAX_STEPS=10` -> `train.0.max_steps`. `known`: the recipe's keys, `ignore`: the settings'."""
+    found, problems = [], []
+    known, ignore = list(known), set(ignore)
     for name, value in sorted(environ.items()):
-        if name.startswith(ENV_PREFIX) and name not in set(ignore):
-            found[name.removeprefix(ENV_PREFIX).lower().replace("__", ".")] = value
-    return found
+        if not name.startswith(ENV_PREFIX):
+            continue
+        key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+        first = key.partition(".")[0]
+        if first in ignore:
+            continue
+        if first not in known:
+            problems.append(
+                f"{place} {name}: neither a setting nor a key of a recipe{_name_hint(first, [*known, *ignore])}"
+            )
+        found.append(Override(key, value, f"{place} {name}"))
+    if problems:
+        raise ConfigError(problems)
+    aliases = [Override(key, environ[name], f"{place} {name}") for name, key in ALIASES.items() if name in environ]
+    return [*aliases, *found]
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """`["train.0.max_steps=10"]` -> `{"train.0.max_steps": "10"}`."""
-    pairs = {}
+def _name_hint(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else f" (known: {', '.join(sorted(known))})"
+
+
+def parse_assignments(assignments: Iterable[str]) -> list[Override]:
+    """`["train.0.max_steps=10"]`, as given to `--set`."""
+    overrides = []
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key:
             raise ConfigError(f"--set {text!r}: write it as key=value, for example --set train.0.max_steps=10")
-        pairs[key.strip()] = value
-    return pairs
+        overrides.append(Override(key.strip(), value, "--set"))
+    return overrides
 
 
-def apply_overrides(data: dict[str, Any], overrides: Mapping[str, str], origin: str) -> None:
+def apply_overrides(document: Document, overrides: Iterable[Override]) -> None:
     """Set dotted keys in place; values are parsed as YAML scalars. A path through nothing is an error."""
     problems = []
-    for dotted, text in overrides.items():
+    for override in overrides:
         try:
-            _assign(data, dotted.split("."), yaml.safe_load(text))
+            value = yaml.safe_load(override.text)
+            for where in _positions(document.data, override.key.split("."), ()):
+                _assign(document.data, where, value)
+                document.place(where, override.place)
         except (LookupError, TypeError, yaml.YAMLError) as error:
-            problems.append(f"{origin} {dotted}={text}: {error.args[0] if error.args else error}")
+            reason = error.args[0] if error.args else error
+            problems.append(f"{override.place} {override.key}={override.text}: {reason}")
     if problems:
         raise ConfigError(problems)
 
 
-def _assign(target: Any, keys: list[str], value: Any) -> None:
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(target, list):
-            if not key.isdigit() or int(key) >= len(target):
-                raise LookupError(f"'{key}' is not a position in '{'.'.join(keys[:depth])}' (0..{len(target) - 1})")
-            index: Any = int(key)
-        elif isinstance(target, dict):
-            # environment variables arrive in lower case: prefer a key that stands in the file
-            index = next((k for k in target if k.lower() == key.lower()), key)
-            if not last and index not in target:
-                target[index] = {}
-        else:
-            raise TypeError(f"'{'.'.join(keys[:depth])}' is a plain value and has no key '{key}'")
-        if last:
-            target[index] = value
-        else:
-            target = target[index]
+def _positions(target: Any, keys: list[str], done: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Where a dotted key points: in the spelling of the file, and to every position of a list for `*`."""
+    if not keys:
+        return [done]
+    key, rest = keys[0], keys[1:]
+    if isinstance(target, list):
+        if key == "*":
+            return [where for i, item in enumerate(target) for where in _positions(item, rest, (*done, str(i)))]
+        if not key.isdigit() or int(key) >= len(target):
+            raise LookupError(f"'{key}' is not a position in '{'.'.join(done)}' (0..{len(target) - 1})")
+        return _positions(target[int(key)], rest, (*done, key))
+    if isinstance(target, dict):
+        # environment variables arrive in lower case: prefer a key that stands in the file
+        key = next((k for k in target if k.lower() == key.lower()), key)
+        return _positions(target.get(key, {}), rest, (*done, key))
+    if target is None:
+        return [(*done, key, *rest)]
+    raise TypeError(f"'{'.'.join(done)}' is a plain value and has no key '{key}'")
+
+
+def _assign(target: Any, where: tuple[str, ...], value: Any) -> None:
+    *path, last = where
+    for key in path:
+        index: Any = int(key) if isinstance(target, list) else key
+        if isinstance(target, dict) and target.get(index) is None:
+            target[index] = {}
+        target = target[index]
+    target[int(last) if isinstance(target, list) else last] = value
 
 
 def validation_problems(error: ValidationError, model: type[BaseModel], where: Where = ()) -> list[tuple[Where, str]]:

@@ -53,6 +53,18 @@ class RegistryServiceError(PostmillError):
     """The model registry refused, is locked or cannot be reached."""
 
 
+class PluginError(PostmillError):
+    """A plugin that cannot be found, loaded or unloaded."""
+
+
+class WiringError(ConfigError):
+    """Services that cannot be put together: one is missing, they need each other, or one would be held too long."""
+
+
+class StepSkipped(PostmillError):
+    """A step that the recipe does not require was left out; the message is the reason."""
+
+
 class GateNotPassed(PostmillError):
     """No variant passed the gate. The evidence is recorded, nothing is registered as accepted."""
 

@@ -1,51 +1,349 @@
-"""Typed events on one bus: stages and trainers publish, the progress display and the trackers subscribe.
+"""Typed events on one bus: stages and trainers publish; the display, the trackers and the journal subscribe.
 
-A handler that fails never breaks the stage that emitted; the failure is kept in `bus.failures` and logged.
+An event is a frozen record; its class says what it carries. A handler that fails never breaks the code that emitted:
+the failure is logged, kept in `bus.failures`, and announced as `HandlerFailed`.
 
-Try it: `bus.on(handler); bus.emit("train.step", step=3, loss=0.41)`.
+Try it:
+
+    bus = EventBus()
+    off = bus.on(TrainStep, lambda event: print(event.loss))    # also: bus.once(...), bus.on_any(...)
+    bus.emit(TrainStep(step=3, total=10, loss=0.41))
+    off()
+
+A plugin's own event is a frozen dataclass too:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Baked(Event, topic="acme.baked"):
+        minutes: float
+
+Handlers hear the class they subscribed to, not its subclasses; `on_any` hears everything.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
 from blinker import Namespace
 
 log = logging.getLogger(__name__)
-
-EVENTS: Mapping[str, str] = {
-    "run.started": "a pipeline run begins: recipe, plan",
-    "run.finished": "a pipeline run ended: status",
-    "stage.started": "a stage begins real work: stage, name",
-    "stage.cached": "a stage found its artifact in the store: stage, name",
-    "stage.finished": "a stage committed its artifact: stage, name, seconds",
-    "stage.failed": "a stage raised: stage, name, error",
-    "stage.progress": "a long stage moved on: stage, name, done, total",
-    "train.step": "one optimizer step: step, total, loss, tokens_per_s",
-    "train.summary": "training ended: figures of the whole run",
-    "benchmark.measured": "a benchmark finished on a subject: benchmark, subject, metrics",
-    "gate.judged": "the gate decided: verdict",
-    "evidence.written": "the evidence folder of a run is complete: folder, chosen",
-    "model.registered": "a model version exists in the registry: model, version, alias",
-    "data.validated": "rows were checked: rows, quarantined",
-}
-"""Every event, and what it carries. Emitting another name is an error."""
+KEPT_FAILURES = 100
+ANY = "*"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened: a name of `EVENTS`, plain data, and when (seconds since the epoch)."""
+    """Something that happened, and when (seconds since the epoch)."""
 
-    name: str
-    data: Mapping[str, Any]
+    topic: ClassVar[str] = ANY
     time: float = field(default_factory=time.time)
 
+    def __init_subclass__(cls, topic: str = "", **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        topic = topic or cls.__dict__.get("topic", "")  # dataclass(slots=True) makes the class a second time
+        if not topic or topic == ANY:
+            raise TypeError(f"{cls.__qualname__}: give the event its topic: class {cls.__name__}(Event, topic='a.b')")
+        taken = [other for other in Event.__subclasses__() if other.__dict__.get("topic") == topic]
+        if any(other.__qualname__ != cls.__qualname__ for other in taken):
+            raise TypeError(f"{cls.__qualname__}: the topic '{topic}' belongs to {taken[0].__qualname__}")
+        cls.topic = topic
 
-Handler = Callable[[Event], None]
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the event carries, without the time."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "time"}
+
+
+# ---------------------------------------------------------------- a run and its stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event, topic="run.started"):
+    """A pipeline run begins."""
+
+    recipe: str
+    run_id: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event, topic="run.finished"):
+    """A pipeline run ended, well or not."""
+
+    recipe: str
+    run_id: str
+    status: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStarted(Event, topic="stage.started"):
+    """A stage begins real work."""
+
+    stage: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCached(Event, topic="stage.cached"):
+    """A stage found its artifact in the store and does nothing."""
+
+    stage: str
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProgress(Event, topic="stage.progress"):
+    """A long stage moved on."""
+
+    stage: str
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFinished(Event, topic="stage.finished"):
+    """A stage committed its artifact (`size` in bytes)."""
+
+    stage: str
+    name: str
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFailed(Event, topic="stage.failed"):
+    """A stage raised; nothing of it is in the store."""
+
+    stage: str
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSkipped(Event, topic="stage.skipped"):
+    """A stage that the recipe does not require was left out, and why."""
+
+    stage: str
+    name: str
+    reason: str
+
+
+# ---------------------------------------------------------------- data, training, optimization
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataValidated(Event, topic="data.validated"):
+    """Rows were checked: counts by split, broken rules, digest of the content."""
+
+    rows: Mapping[str, int]
+    quarantined: Mapping[str, int]
+    rules: Mapping[str, int] = field(default_factory=dict)
+    content: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStarted(Event, topic="training.started"):
+    """A trainer begins."""
+
+    trainer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStep(Event, topic="training.step"):
+    """One optimizer step. `figures` holds whatever else the trainer measures (grad_norm, learning_rate)."""
+
+    step: int
+    total: int
+    loss: float
+    tokens_per_s: float = 0.0
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFinished(Event, topic="training.epoch"):
+    """One pass over the training rows ended."""
+
+    epoch: float
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event, topic="checkpoint.saved"):
+    """Trained weights were written. The directory is the stage's own and moves into the store when the stage ends."""
+
+    path: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFinished(Event, topic="training.finished"):
+    """Training ended: figures of the whole run."""
+
+    trainer: str
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassStarted(Event, topic="pass.started"):
+    """An optimization pass begins on a variant."""
+
+    variant: str
+    type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassFinished(Event, topic="pass.finished"):
+    """An optimization pass ended: what it measured, sizes in bytes."""
+
+    variant: str
+    type: str
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricLogged(Event, topic="metric.logged"):
+    """Figures that a component or plugin wants in the tracker."""
+
+    values: Mapping[str, float]
+    step: int = 0
+
+
+# ---------------------------------------------------------------- measuring, judging, registering
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLoaded(Event, topic="model.loaded"):
+    """A backend opened a model."""
+
+    subject: str
+    kind: str
+    backend: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkStarted(Event, topic="benchmark.started"):
+    """A benchmark begins on its subjects."""
+
+    benchmark: str
+    subjects: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkMeasured(Event, topic="benchmark.measured"):
+    """A benchmark's figures for one subject, fresh or from the store."""
+
+    benchmark: str
+    subject: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateJudged(Event, topic="gate.judged"):
+    """The gates decided: which variants are accepted, which one is chosen."""
+
+    accepted: tuple[str, ...]
+    chosen: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceWritten(Event, topic="evidence.written"):
+    """The evidence folder of a run is complete."""
+
+    folder: str
+    chosen: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRegistered(Event, topic="registry.registered"):
+    """A model version exists in the registry."""
+
+    model: str
+    version: str
+    alias: str
+    new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasMoved(Event, topic="registry.alias_moved"):
+    """An alias of a registered model points at another version (`before` is empty if it is new)."""
+
+    model: str
+    alias: str
+    version: str
+    before: str = ""
+
+
+# ---------------------------------------------------------------- the framework itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentMoved(Event, topic="component.moved"):
+    """A managed component changed its state."""
+
+    id: str
+    before: str
+    after: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginLoaded(Event, topic="plugin.loaded"):
+    """A plugin registered what it brings."""
+
+    plugin: str
+    version: str
+    provides: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginRefused(Event, topic="plugin.refused"):
+    """A plugin was skipped or failed, and why; the others go on."""
+
+    plugin: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginUnloaded(Event, topic="plugin.unloaded"):
+    """Everything that a plugin had registered is gone."""
+
+    plugin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigChanged(Event, topic="config.changed"):
+    """A watched configuration changed and was taken over: dotted key -> (old, new)."""
+
+    changes: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigRejected(Event, topic="config.rejected"):
+    """A watched configuration became invalid; the old one stays in force."""
+
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandlerFailed(Event, topic="error.handler"):
+    """A handler raised while an event was delivered; everybody else got the event."""
+
+    handler: str
+    on: str
+    error: str
+
+
+E = TypeVar("E", bound=Event)
+Handler = Callable[[Any], object]
 
 
 class EventBus:
@@ -53,41 +351,52 @@ class EventBus:
 
     def __init__(self) -> None:
         self._signals = Namespace()
-        self.failures: list[tuple[Event, BaseException]] = []
+        self.failures: deque[tuple[Event, Exception]] = deque(maxlen=KEPT_FAILURES)
 
-    def on(self, handler: Handler, name: str = "*") -> Callable[[], None]:
-        """Call `handler` for every event called `name` ("*": all of them). Returns a function that undoes this."""
-        signal = self._signals.signal(self._checked(name))
+    def on(self, event: type[E], handler: Callable[[E], object]) -> Callable[[], None]:
+        """Call `handler` for every event of this class. Returns a function that undoes this."""
+        return self._connect(event.topic, handler)
+
+    def on_any(self, handler: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `handler` for every event, after the handlers of its own class."""
+        return self.on(Event, handler)
+
+    def once(self, event: type[E], handler: Callable[[E], object]) -> Callable[[], None]:
+        """Call `handler` for the next event of this class only."""
+
+        def first(occurred: E) -> None:
+            off()
+            handler(occurred)
+
+        off = self.on(event, first)
+        return off
+
+    def emit(self, event: Event) -> None:
+        """Tell every handler of the event's class, then every handler of all events."""
+        self._signals.signal(event.topic).send(self, event=event)
+        self._signals.signal(ANY).send(self, event=event)
+
+    def _connect(self, topic: str, handler: Handler) -> Callable[[], None]:
+        signal = self._signals.signal(topic)
 
         def receive(_sender: object, event: Event) -> None:
-            self._isolated(handler, event)
+            try:
+                handler(event)
+            except Exception as error:
+                self._report(handler, event, error)
 
         # weak=False: blinker would drop closures and lambdas at once
         signal.connect(receive, weak=False)
+        return lambda: signal.disconnect(receive)
 
-        def off() -> None:
-            signal.disconnect(receive)
+    def _report(self, handler: Handler, event: Event, error: Exception) -> None:
+        self.failures.append((event, error))
+        name = getattr(handler, "__qualname__", repr(handler))
+        log.warning("handler %s failed on event %s: %s", name, event.topic, error, exc_info=error)
+        if not isinstance(event, HandlerFailed):  # a handler that fails on failures would never end
+            self.emit(HandlerFailed(handler=name, on=event.topic, error=f"{type(error).__name__}: {error}"))
 
-        return off
 
-    def emit(self, name: str, /, **data: Any) -> Event:
-        """Tell every handler of `name`, then every handler of all events."""
-        if name == "*":
-            raise ValueError("unknown event '*': it stands for all events when subscribing")
-        event = Event(self._checked(name), data)
-        self._signals.signal(name).send(self, event=event)
-        self._signals.signal("*").send(self, event=event)
-        return event
-
-    def _isolated(self, handler: Handler, event: Event) -> None:
-        try:
-            handler(event)
-        except Exception as error:
-            self.failures.append((event, error))
-            log.warning("handler %r failed on event %s: %s", handler, event.name, error, exc_info=error)
-
-    @staticmethod
-    def _checked(name: str) -> str:
-        if name != "*" and name not in EVENTS:
-            raise ValueError(f"unknown event '{name}'; add it to components.core.events.EVENTS")
-        return name
+def catalogue() -> list[type[Event]]:
+    """Every event that Postmill itself emits, in the order of this file; the documentation is made from it."""
+    return [cls for cls in Event.__subclasses__() if cls.__module__ == __name__]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from components.core.registry import Kind, Registry
+from components.core.service import Lifetime, serves
+
+C = TypeVar("C", bound=type)
 
 registry = Registry(
     (
@@ -10,11 +16,28 @@ registry = Registry(
         Kind("reader", "components.interfaces:Reader", "components.data.readers"),
         Kind("format", "components.interfaces:Format", "components.data.formats"),
         Kind("trainer", "components.interfaces:Trainer", "components.trainers"),
+        Kind("optimizer", "components.interfaces:Optimizer", "components.optimizers"),
         Kind("pass", "components.interfaces:Pass", "components.optimization"),
+        Kind("preset", "components.interfaces:Preset", "components.presets"),
         Kind("backend", "components.interfaces:Backend", "components.backends"),
         Kind("benchmark", "components.interfaces:Benchmark", "components.benchmarks"),
         Kind("gate", "components.interfaces:Gate", "components.gates"),
         Kind("tracker", "components.interfaces:Tracker", "components.trackers"),
+        Kind("sink", "components.interfaces:Sink", "components.sinks"),
+        Kind("probe", "components.interfaces:Probe", "components.probes"),
+        Kind("service", object, "components.services"),
+        Kind("section", "components.core.component:StrictConfig"),
     )
 )
 register = registry.register
+
+
+def service(
+    name: str, role: str | None = None, provides: type | None = None, lifetime: Lifetime = "singleton"
+) -> Callable[[C], C]:
+    """Class decorator: register a service and say in which role it serves (its own name by default)."""
+
+    def decorate(cls: C) -> C:
+        return register("service", name)(serves(role or name, provides, lifetime)(cls))
+
+    return decorate

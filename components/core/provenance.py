@@ -6,16 +6,27 @@ import ast
 import hashlib
 import importlib.util
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-NEUTRAL = frozenset(
-    (
-        "components.interfaces",
-        *(f"components.core.{name}" for name in ("config", "errors", "events", "kinds", "recipe", "registry")),
-    )
+WIRING = (
+    *(
+        "builder",
+        "config",
+        "container",
+        "documents",
+        "errors",
+        "events",
+        "health",
+        "kinds",
+        "lifecycle",
+        "plugin_sources",
+    ),
+    *("plugins", "recipe", "registry", "schema", "secret", "service", "settings"),
 )
+NEUTRAL = frozenset(("components.interfaces", *(f"components.core.{name}" for name in WIRING)))
 """Modules that wire and report but compute nothing that ends in an artifact."""
 
 
@@ -32,13 +43,14 @@ def _version(name: str) -> str:
         return "absent"
 
 
-def code_digest(cls: type) -> str:
-    """sha256 of the source that defines `cls` and of the project modules it imports, directly or not.
+def code_digest(*classes: type) -> str:
+    """sha256 of the source that defines these classes and of the project modules it imports, directly or not.
 
     An edit to a trainer makes its artifacts stale; an edit to another trainer, or to an error message, does not.
     """
     seen: dict[str, str] = {}
-    _collect(cls.__module__, seen)
+    for cls in classes:
+        _collect(cls.__module__, seen)
     return hashlib.sha256("".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:16]
 
 
@@ -49,14 +61,18 @@ def _collect(module: str, seen: dict[str, str]) -> None:
     if source is None:
         return
     seen[module] = source
-    own_package = module.partition(".")[0]
+    # a plugin's component goes stale with its own package, and with what it takes from here
+    followed = {module.partition(".")[0], "components"}
     for name in _imports(source):
-        if name.partition(".")[0] == own_package and name not in NEUTRAL:
+        if name.partition(".")[0] in followed and name not in NEUTRAL:
             _collect(name, seen)
 
 
 def _source(module: str) -> str | None:
     """The module's text, found by its name alone: asking the import system would import its packages."""
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    if loaded and loaded.endswith(".py"):
+        return Path(loaded).read_text(encoding="utf-8")  # also a plugin's file, which has no place on the path
     top, *parts = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec and not parts and spec.submodule_search_locations is None and (spec.origin or "").endswith(".py"):

@@ -1,33 +1,41 @@
 """The recipe: one YAML file, the whole intent. Parsing it checks every name and key before any work starts.
 
 Each section that names a component is a `Spec`: the registry finds the class, the class's own `Config` checks the rest.
+Plugins add sections of their own (kind "section").
 
 Try it: `postmill check configs/quickstart.yaml`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import core_schema
 
 from components.core.component import StrictConfig
 from components.core.config import (
-    Document,
     NestedConfigError,
+    Override,
     apply_overrides,
-    load_yaml,
     parse_assignments,
     validation_problems,
 )
+from components.core.documents import Document, load_layers
 from components.core.errors import ConfigError
 from components.core.kinds import registry
 
 RESERVED_SUBJECTS = ("base", "trained")
+SWITCHES = ("required", "enabled")
+"""Keys beside `type` that every component of a recipe takes."""
+KIND_MARK = "x-component-kind"
 
 
 class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
@@ -36,6 +44,10 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
     kind: str
     type: str
     config: Any
+    required: bool = True
+    """False: if the step fails it is skipped, with its reason in the evidence, and the run goes on."""
+    enabled: bool = True
+    """False: the step is left out."""
 
     def build(self) -> Any:
         return registry.get(self.kind, self.type)(self.config)
@@ -44,9 +56,19 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
     def component(self) -> Any:
         return registry.get(self.kind, self.type)
 
-    def dump(self) -> dict[str, Any]:
-        """The same shape as in YAML, defaults filled in."""
+    def parts(self) -> list[Any]:
+        """The component's class and those of the components inside its configuration (a trainer's optimizer)."""
+        inner = [value for _, value in self.config if isinstance(value, Spec)]
+        return [self.component, *(part for spec in inner for part in spec.parts())]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result: type and configuration."""
         return {"type": self.type, **self.config.model_dump(mode="json")}
+
+    def dump(self) -> dict[str, Any]:
+        """The same shape as in YAML, defaults filled in; switches only where they are not at their default."""
+        switches = {name: getattr(self, name) for name in SWITCHES if not getattr(self, name)}
+        return self.identity() | switches
 
 
 @dataclass(frozen=True)
@@ -67,12 +89,27 @@ class OfKind:
         if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
             known = ", ".join(registry.names(self.kind))
             raise ConfigError(f"a {self.kind} is written as {{type: NAME, ...}}; known: {known}")
+        switches = {name: raw[name] for name in SWITCHES if name in raw}
+        wrong = [f"{name}: write true or false, found {on!r}" for name, on in switches.items() if type(on) is not bool]
+        if wrong:
+            raise ConfigError(wrong)
         cls = registry.get(self.kind, raw["type"])
         try:
-            config = cls.Config.model_validate({k: v for k, v in raw.items() if k != "type"})
+            config = cls.Config.model_validate({k: v for k, v in raw.items() if k not in ("type", *SWITCHES)})
         except ValidationError as error:
             raise NestedConfigError(error, cls.Config) from error
-        return Spec(kind=self.kind, type=raw["type"], config=config)
+        return Spec(kind=self.kind, type=raw["type"], config=config, **switches)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {KIND_MARK: self.kind}  # `components.core.schema` puts the kind's components here
+
+
+def _chain(value: Any) -> Any:
+    """`enhanced` -> the passes of the preset of that name; a chain that is written out stays as it is."""
+    return [dict(step) for step in registry.get("preset", value).chain] if isinstance(value, str) else value
+
+
+Chain = Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1), BeforeValidator(_chain)]
 
 
 class Contract(StrictConfig):
@@ -119,10 +156,11 @@ class Recipe(StrictConfig):
     model: Annotated[Spec, OfKind("model")]
     data: DataSection
     train: Annotated[list[Annotated[Spec, OfKind("trainer")]], Field(min_length=1)]
-    optimize: dict[str, Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1)]]
+    optimize: dict[str, Chain]
     benchmark: Annotated[list[Annotated[Spec, OfKind("benchmark")]], Field(min_length=1)]
     gate: list[Annotated[Spec, OfKind("gate")]] = []
     register_as: RegisterSection | None = Field(None, alias="register")
+    services: dict[str, str | dict[str, Any]] = Field({}, description="role -> implementation, where not the default")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -132,9 +170,15 @@ class Recipe(StrictConfig):
         return self
 
     def _train_problems(self) -> Iterable[str]:
-        for position, spec in enumerate(self.train[:-1]):
-            if spec.component.produces_kind(spec.config) != "model":
-                yield f"train.{position}: only the last training step may give an adapter; remove its 'lora' key"
+        kinds = [spec.component.produces_kind(spec.config) for spec in self.train if spec.enabled]
+        if not kinds:
+            yield "train: every step is switched off (enabled: false)"
+        if "adapter" in kinds[:-1]:
+            at = kinds.index("adapter")
+            yield f"train.{at}: only the last training step may give an adapter; remove its 'lora' key"
+        for position, spec in enumerate(self.train):
+            if not spec.required and spec.component.produces_kind(spec.config) != "model":
+                yield f"train.{position}: a step that gives an adapter cannot be optional (required: false)"
 
     def _variant_problems(self) -> Iterable[str]:
         if not self.optimize:
@@ -142,8 +186,11 @@ class Recipe(StrictConfig):
         for name, chain in self.optimize.items():
             if name in RESERVED_SUBJECTS or not name.replace("_", "").replace("-", "").isalnum():
                 yield f"optimize.{name}: choose another name (letters, digits, - and _; not {RESERVED_SUBJECTS})"
-            given = self.train[-1].component.produces_kind(self.train[-1].config)
+            last = [spec for spec in self.train if spec.enabled][-1:] or self.train
+            given = last[0].component.produces_kind(last[0].config)
             for position, spec in enumerate(chain):
+                if not spec.enabled:
+                    continue
                 takes, gives = spec.component.consumes, spec.component.produces
                 if given not in takes:
                     yield (
@@ -155,8 +202,10 @@ class Recipe(StrictConfig):
     def _gate_problems(self) -> Iterable[str]:
         if self.register_as and not self.gate:
             yield "gate: a recipe that registers a model needs at least one gate; without one nothing is proven"
-        computed = {metric.name for spec in self.benchmark for metric in spec.component.metrics}
+        computed = {metric.name for spec in self.benchmark if spec.enabled for metric in spec.component.metrics}
         for position, spec in enumerate(self.gate):
+            if not (spec.required and spec.enabled):
+                yield f"gate.{position}: a gate is never optional; take it out of the recipe if it is not meant"
             for metric in spec.component.needs(spec.config):
                 if metric not in computed:
                     yield (
@@ -168,13 +217,37 @@ class Recipe(StrictConfig):
         """Plain data that parses to the same recipe."""
         return self.model_dump(mode="json", by_alias=True)
 
+    def with_updates(self, changes: Mapping[str, Any]) -> Recipe:
+        """A new recipe with dotted keys changed, checked again: `recipe.with_updates({"train.0.batch_size": 8})`."""
+        document = Document(Path("with_updates"), self.dump(), {})
+        overrides = [Override(key, json.dumps(value), "with_updates") for key, value in changes.items()]
+        apply_overrides(document, overrides)
+        return parse_recipe(document.data, document)
+
+
+def recipe_model() -> type[Recipe]:
+    """`Recipe` with the sections of the loaded plugins."""
+    names = registry.names("section")
+    return _with_sections(tuple((name, registry.get("section", name)) for name in names)) if names else Recipe
+
+
+@lru_cache(maxsize=8)
+def _with_sections(sections: tuple[tuple[str, type[StrictConfig]], ...]) -> type[Recipe]:
+    fields: dict[str, Any] = {}
+    for name, model in sections:
+        needed = any(field.is_required() for field in model.model_fields.values())
+        # a section whose keys all have defaults may be left out
+        fields[name] = (model, ...) if needed else (model, Field(default_factory=model))
+    return create_model("Recipe", __base__=Recipe, **fields)
+
 
 def parse_recipe(data: Mapping[str, Any], document: Document | None = None) -> Recipe:
     """Validate plain data; a ConfigError lists every problem, with file and line where a document is given."""
+    model = recipe_model()
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        problems = [_format(where, text, document) for where, text in validation_problems(error, Recipe)]
+        problems = [_format(where, text, document) for where, text in validation_problems(error, model)]
         raise ConfigError(problems) from error
 
 
@@ -184,9 +257,25 @@ def _format(where: tuple[str | int, ...], text: str, document: Document | None) 
     return f"{place}{dotted}: {text}" if dotted else f"{place}{text}"
 
 
-def load_recipe(path: Path, assignments: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe file, put the environment's and then the command line's overrides on top, and validate."""
-    document = load_yaml(path)
-    apply_overrides(document.data, environment or {}, "environment")
-    apply_overrides(document.data, parse_assignments(assignments), "--set")
-    return parse_recipe(document.data, document)
+def read_recipe(
+    path: Path, assignments: Iterable[str] = (), overrides: Iterable[Override] = (), overlays: Iterable[str] = ()
+) -> tuple[Recipe, Document]:
+    """A recipe and the places its keys come from: files, then `overrides` (environment), then `--set` on top."""
+    document = load_layers(path, overlays)
+    apply_overrides(document, [*overrides, *parse_assignments(assignments)])
+    return parse_recipe(document.data, document), document
+
+
+def load_recipe(
+    path: Path, assignments: Iterable[str] = (), overrides: Iterable[Override] = (), overlays: Iterable[str] = ()
+) -> Recipe:
+    """Read, layer and validate a recipe file."""
+    return read_recipe(path, assignments, overrides, overlays)[0]
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe that loads to the same recipe; the file appears whole or not at all."""
+    text = yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,33 +1,53 @@
-"""Names in a recipe -> component classes, one closed table per kind.
+"""Names in a recipe -> component classes, one table per kind.
 
 A component registers itself under a name: `@register("trainer", "sft")`. A kind knows the package that holds its
 built-in components; that package is imported the first time the kind is asked for, so listing trainers never
 imports a benchmark, and nothing imports torch. Plugins may register a lazy target, `"package.module:Class"`.
 
-Try it: `postmill components`.
+Try it: `postmill components`, or `registry.create("gate", "budget", max={"bytes": "300MB"})`.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, is_typeddict
+
+from pydantic import ValidationError
 
 from components.core.errors import ConfigError
 
 T = TypeVar("T", bound=type)
+BUILT_IN = "postmill"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A family of components: `base` is the class they extend, `package` where the built-in ones live."""
+    """A family of components: `base` is the class or Protocol they answer to, `package` where the built-in ones live.
+
+    `base` is the class itself, or `"module:Class"` where importing it at start-up would cost too much.
+    """
 
     name: str
-    base: str
+    base: type | str
     package: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table: the class (or where it is found) and who registered it."""
+
+    target: type | str
+    owner: str = BUILT_IN
+
+    def __str__(self) -> str:
+        place = self.target if isinstance(self.target, str) else f"{self.target.__module__}:{self.target.__qualname__}"
+        return f"{place} ({self.owner})"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -43,21 +63,27 @@ def resolve(target: str) -> Any:
 
 
 class Registry:
-    """Component classes by kind and name. Duplicates are refused; after `freeze` so is every registration."""
+    """Component classes by kind and name. Duplicates are refused; after `freeze` so is every change."""
 
     def __init__(self, kinds: Iterable[Kind] = ()) -> None:
         self._kinds: dict[str, Kind] = {}
-        self._entries: dict[str, dict[str, type | str]] = {}
+        self._kind_owners: dict[str, str] = {}
+        self._entries: dict[str, dict[str, Entry]] = {}
         self._discovered: set[str] = set()
-        self._frozen = False
+        self._frozen = ""
+        self._owner = BUILT_IN
         for kind in kinds:
             self.add_kind(kind)
 
+    # ------------------------------------------------------------ registering
+
     def add_kind(self, kind: Kind) -> None:
-        """Open a new kind; its components extend `kind.base`."""
+        """Open a new kind; its components extend `kind.base`, or have what it asks for if it is a Protocol."""
+        self._refuse_if_frozen(f"kind '{kind.name}'")
         if kind.name in self._kinds:
             raise ConfigError(f"component kind '{kind.name}' exists already")
         self._kinds[kind.name] = kind
+        self._kind_owners[kind.name] = self._owner
         self._entries[kind.name] = {}
 
     def register(self, kind: str, name: str) -> Callable[[T], T]:
@@ -71,33 +97,103 @@ class Registry:
 
     def add(self, kind: str, name: str, target: type | str) -> None:
         """Register a class, or the lazy target `"module:Class"` of one."""
-        entries = self._entries[self._known(kind).name]
-        if self._frozen:
-            raise ConfigError(f"cannot register {kind} '{name}': the registry is frozen after start-up")
+        # the built-in names first: a plugin must not take one of them merely by being early
+        entries = self._load(kind) if self._owner != BUILT_IN else self._entries[self._known(kind).name]
+        self._refuse_if_frozen(f"{kind} '{name}'")
+        entry = Entry(target, self._owner)
         if name in entries:
-            raise ConfigError(f"{kind} '{name}' is registered twice: by {entries[name]} and by {target}")
+            raise ConfigError(f"{kind} '{name}' is registered twice: by {entries[name]} and by {entry}")
         if isinstance(target, type):
             self._check_base(kind, name, target)
-        entries[name] = target
+        entries[name] = entry
+
+    def forget(self, owner: str) -> None:
+        """Undo everything that `owner` registered. Python keeps the modules it imported."""
+        self._refuse_if_frozen(f"what {owner} registered")
+        theirs = [kind for kind, whose in self._kind_owners.items() if whose == owner]
+        strangers = [str(entry) for kind in theirs for entry in self._entries[kind].values() if entry.owner != owner]
+        if strangers:
+            raise ConfigError(f"{owner} owns a component kind that others use: {', '.join(strangers)}")
+        for kind in theirs:
+            del self._kinds[kind], self._kind_owners[kind], self._entries[kind]
+        for entries in self._entries.values():
+            for name in [name for name, entry in entries.items() if entry.owner == owner]:
+                del entries[name]
+
+    def owned(self, owner: str) -> list[str]:
+        """What `owner` registered, as `"kind:name"`."""
+        kinds = [f"kind:{kind}" for kind, whose in self._kind_owners.items() if whose == owner]
+        return kinds + [
+            f"{kind}:{name}"
+            for kind, entries in self._entries.items()
+            for name, entry in entries.items()
+            if entry.owner == owner
+        ]
+
+    @contextmanager
+    def owned_by(self, owner: str) -> Iterator[None]:
+        """Registrations below belong to `owner`, which listings and error messages name. Lifts a freeze meanwhile."""
+        before = self._owner, self._frozen
+        self._owner, self._frozen = owner, ""
+        try:
+            yield
+        finally:
+            self._owner, self._frozen = before
+
+    @contextmanager
+    def sealed(self, reason: str) -> Iterator[None]:
+        """Refuse changes below, with this reason."""
+        before, self._frozen = self._frozen, reason
+        try:
+            yield
+        finally:
+            self._frozen = before
+
+    def freeze(self) -> None:
+        """Load every kind and refuse further changes."""
+        for kind in self._kinds:
+            self._load(kind)
+        self._frozen = "the registry is frozen after start-up"
+
+    # ------------------------------------------------------------ asking
 
     def get(self, kind: str, name: str) -> Any:
         """The class registered under `kind` and `name`; a ConfigError lists close names if there is none."""
+        entry = self.entry(kind, name)
+        if isinstance(entry.target, type):
+            return entry.target
+        try:
+            target = resolve(entry.target)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{kind} '{name}' cannot be loaded from {entry}: {error}") from error
+        self._check_base(kind, name, target)
+        self._entries[kind][name] = Entry(target, entry.owner)
+        return target
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """What is registered under `kind` and `name`, without importing it."""
         entries = self._load(kind)
         if name not in entries:
-            raise ConfigError(
-                f"unknown {kind} '{name}'{did_you_mean(name, entries)} (known: {', '.join(sorted(entries))})"
-            )
-        target = entries[name]
-        if isinstance(target, str):
-            target = resolve(target)
-            self._check_base(kind, name, target)
-            entries[name] = target
-        return target
+            known = ", ".join(sorted(entries)) or "none"
+            raise ConfigError(f"unknown {kind} '{name}'{did_you_mean(name, entries)} (known: {known})")
+        return entries[name]
 
     def create(self, kind: str, name: str, /, **config: Any) -> Any:
         """Validate `config` with the component's own `Config` and build the component."""
         cls = self.get(kind, name)
-        return cls(cls.Config.model_validate(config))
+        try:
+            return cls(cls.Config.model_validate(config))
+        except ValidationError as error:
+            from components.core.config import validation_problems
+
+            problems = validation_problems(error, cls.Config)
+            raise ConfigError(
+                [f"{kind} '{name}': {'.'.join(map(str, at))}: {text}" for at, text in problems]
+            ) from error
+
+    def factory(self, kind: str) -> Factory:
+        """`create` and `register` for one kind: `registry.factory("gate").create("budget", max={...})`."""
+        return Factory(self, self._known(kind).name)
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""
@@ -107,28 +203,72 @@ class Registry:
         """All kinds, in the order they were added."""
         return list(self._kinds)
 
-    def freeze(self) -> None:
-        """Load every kind and refuse further registrations."""
-        for kind in self._kinds:
-            self._load(kind)
-        self._frozen = True
+    def _refuse_if_frozen(self, what: str) -> None:
+        if self._frozen:
+            raise ConfigError(f"cannot change {what}: {self._frozen}")
 
     def _known(self, kind: str) -> Kind:
         if kind not in self._kinds:
             raise ConfigError(f"unknown component kind '{kind}'{did_you_mean(kind, self._kinds)}")
         return self._kinds[kind]
 
-    def _load(self, kind: str) -> dict[str, type | str]:
+    def _load(self, kind: str) -> dict[str, Entry]:
         package_name = self._known(kind).package
         if package_name and kind not in self._discovered:
             self._discovered.add(kind)
-            package = importlib.import_module(package_name)
-            for module in pkgutil.iter_modules(package.__path__):
-                if not module.name.startswith("_"):  # helpers, which may import heavy libraries
-                    importlib.import_module(f"{package_name}.{module.name}")
+            with self.owned_by(BUILT_IN):
+                _import_modules(package_name)
         return self._entries[kind]
 
-    def _check_base(self, kind: str, name: str, target: type) -> None:
-        base = resolve(self._known(kind).base)
-        if not issubclass(target, base):
-            raise ConfigError(f"{kind} '{name}' ({target.__qualname__}) must extend {base.__qualname__}")
+    def _check_base(self, kind: str, name: str, target: Any) -> None:
+        base = self._known(kind).base
+        base = resolve(base) if isinstance(base, str) else base
+        complaint = refusal(target, base)
+        if complaint:
+            raise ConfigError(f"{kind} '{name}': {complaint}")
+
+
+@dataclass(frozen=True)
+class Factory:
+    """One kind of the registry."""
+
+    registry: Registry
+    kind: str
+
+    def create(self, name: str, /, **config: Any) -> Any:
+        """A component of this kind."""
+        return self.registry.create(self.kind, name, **config)
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator for this kind."""
+        return self.registry.register(self.kind, name)
+
+    def names(self) -> list[str]:
+        """What can be created."""
+        return self.registry.names(self.kind)
+
+
+def refusal(target: Any, base: type) -> str | None:
+    """Why `target` does not answer to `base` (a class it must extend, or a Protocol it must satisfy), or None."""
+    if not isinstance(target, type) or is_typeddict(target):
+        return f"{target!r} is not a class"
+    if not getattr(base, "_is_protocol", False):
+        return None if issubclass(target, base) else f"{target.__qualname__} must extend {base.__qualname__}"
+    missing = sorted(name for name in _asked_for(base) if not hasattr(target, name))
+    return f"{target.__qualname__} lacks {', '.join(missing)} of {base.__qualname__}" if missing else None
+
+
+def _asked_for(protocol: type) -> set[str]:
+    """The public methods and attributes that a Protocol names."""
+    names: set[str] = set()
+    for cls in protocol.__mro__[:-1]:
+        if getattr(cls, "_is_protocol", False):
+            names |= set(inspect.get_annotations(cls)) | set(vars(cls))
+    return {name for name in names if not name.startswith("_")}
+
+
+def _import_modules(package_name: str) -> None:
+    package = importlib.import_module(package_name)
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):  # helpers, which may import heavy libraries
+            importlib.import_module(f"{package_name}.{module.name}")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import Artifact, write_json
+from components.core.errors import StepSkipped
+from components.core.events import BenchmarkMeasured, BenchmarkStarted
+from components.core.kinds import service
 from components.core.recipe import Spec
 from components.interfaces import Measurement, Scoreboard, StepContext, Subject
 from components.services.data import load_rows
+from components.services.optional import optional
 from components.services.workspace import Workspace
 
 
+@service("benchmarks")
 class BenchmarkService:
     """Runs benchmarks on base, trained and variants; every result is an artifact."""
 
@@ -22,16 +28,24 @@ class BenchmarkService:
     def measure(
         self, benchmarks: Sequence[Spec], subjects: Sequence[Subject], dataset: Artifact, seed: int
     ) -> list[Artifact]:
-        """One artifact a benchmark and subject, or one a benchmark where subjects are measured together."""
+        """What every benchmark found, skipped ones left out."""
         artifacts = []
         for spec in benchmarks:
-            groups = [list(subjects)] if spec.component.together else [[subject] for subject in subjects]
-            artifacts += [self._measure(spec, group, dataset, seed) for group in groups]
+            with suppress(StepSkipped):
+                artifacts += self.run(spec, subjects, dataset, seed)
         return artifacts
+
+    def run(self, spec: Spec, subjects: Sequence[Subject], dataset: Artifact, seed: int) -> list[Artifact]:
+        """One artifact a subject, or one in all where a benchmark measures them together; may raise StepSkipped."""
+        groups = [list(subjects)] if spec.component.together else [[subject] for subject in subjects]
+        with optional(spec, self.workspace.bus, "benchmark", spec.type):
+            return [self._measure(spec, group, dataset, seed) for group in groups]
+        raise AssertionError("unreachable")  # `optional` never swallows
 
     def _measure(self, spec: Spec, group: list[Subject], dataset: Artifact, seed: int) -> Artifact:
         def make(out: Path) -> Mapping[str, Any]:
             context = StepContext(seed, self.workspace.bus)
+            context.bus.emit(BenchmarkStarted(benchmark=spec.type, subjects=tuple(subject.name for subject in group)))
             found = spec.build().measure(group, load_rows(dataset), context)
             write_json(out / "measurements.json", [measurement.model_dump() for measurement in found])
             return {"metrics": {measurement.subject: measurement.metrics for measurement in found}}
@@ -41,14 +55,14 @@ class BenchmarkService:
         artifact = self.workspace.stage(
             "benchmark",
             name,
-            spec.component,
-            {**spec.dump(), "seed": seed},
+            spec.parts(),
+            {**spec.identity(), "seed": seed},
             {"dataset": dataset, **inputs},
             "measurement",
             make,
         )
         for subject, metrics in artifact.meta["metrics"].items():
-            self.workspace.bus.emit("benchmark.measured", benchmark=spec.type, subject=subject, metrics=metrics)
+            self.workspace.bus.emit(BenchmarkMeasured(benchmark=spec.type, subject=subject, metrics=metrics))
         return artifact
 
 

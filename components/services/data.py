@@ -14,6 +14,8 @@ from typing import Any
 from components.core.artifacts import Artifact, hash_file, hash_json, write_json
 from components.core.component import Component
 from components.core.errors import DataError
+from components.core.events import DataValidated
+from components.core.kinds import service
 from components.core.recipe import DataSection
 from components.data.contract import Checked, check_split, row_digest, write_split
 from components.interfaces import EvalRows, Format
@@ -26,6 +28,7 @@ class _Validation(Component):
     libraries = ("pandera", "polars")
 
 
+@service("data")
 class DataService:
     """Validates data sets and hands out their rows."""
 
@@ -60,7 +63,7 @@ class DataService:
         for split, checked in outcome.items():
             write_split(checked, out / f"{split}.jsonl")
             _write_lines(out / f"{split}.messages.jsonl", [shape.messages(row.value) for row in checked.good])
-        self.workspace.bus.emit("data.validated", **report)
+        self.workspace.bus.emit(DataValidated(**report))
         return {**report, "system": _common_system(shape, outcome)}
 
     def _refuse_if_bad(self, outcome: Mapping[str, Checked], allowed: float, out: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,21 @@ def show(metric: Metric, value: float | None) -> str:
 
 
 def write_evidence(
-    out: Path, recipe: Recipe, dataset: Artifact, measured: Sequence[Artifact], verdict: Verdict
+    out: Path,
+    recipe: Recipe,
+    dataset: Artifact,
+    measured: Sequence[Artifact],
+    verdict: Verdict,
+    skipped: Mapping[str, str],
 ) -> Path:
-    """Write the evidence folder; returns it."""
+    """Write the evidence folder; returns it. `skipped`: steps that were left out, and why."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     board = scoreboard(measured)
     figures = {subject: board.metrics(subject) for subject in board.subjects()}
     write_json(out / "figures.json", figures)
     write_json(out / "verdict.json", verdict.model_dump())
+    write_json(out / "skipped.json", dict(skipped))
     write_json(out / "machine.json", vars(machine()))
     write_json(out / "data.json", {k: v for k, v in dataset.meta.items() if k != "system"})
     shutil.copyfile(dataset.path / "quarantine.jsonl", out / "quarantine.jsonl")
@@ -60,11 +66,11 @@ def write_evidence(
             for row in measurement.rows:
                 line = {"subject": measurement.subject, "benchmark": measurement.benchmark, **row}
                 handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-    (out / REPORT).write_text(markdown(recipe, board, verdict), encoding="utf-8")
+    (out / REPORT).write_text(markdown(recipe, board, verdict, skipped), encoding="utf-8")
     return out
 
 
-def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict) -> str:
+def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict, skipped: Mapping[str, str]) -> str:
     """The table of all subjects and the reasons of the verdict, as Markdown."""
     metrics = metrics_of(recipe)
     header = ["model", *(metric.title for metric in metrics), "verdict"]
@@ -76,6 +82,8 @@ def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict) -> str:
     for judged in verdict.variants:
         lines += ["", f"## {judged.variant}: {'accepted' if judged.accepted else 'rejected'}", ""]
         lines += [f"- {'pass' if check.passed else 'FAIL'} ({check.gate}): {check.summary}" for check in judged.checks]
+    if skipped:
+        lines += ["", "## skipped", "", *(f"- {step}: {reason}" for step, reason in skipped.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from components.core.artifacts import Artifact, write_json
 from components.core.component import Component
+from components.core.events import GateJudged
+from components.core.kinds import service
 from components.core.recipe import Recipe, Spec
 from components.interfaces import Check, Scoreboard
 from components.services.benchmarking import scoreboard
@@ -51,25 +53,29 @@ class _Judgement(Component):
     libraries = ("scipy",)
 
 
+@service("judging")
 class JudgingService:
     """Applies a recipe's gates to a scoreboard."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    def judge(self, recipe: Recipe, measurements: Sequence[Artifact]) -> Artifact:
-        """The verdict as an artifact; `read_verdict` opens it."""
+    def judge(
+        self, recipe: Recipe, measurements: Sequence[Artifact], variants: Sequence[str] | None = None
+    ) -> Artifact:
+        """The verdict as an artifact; `read_verdict` opens it. `variants`: those that were made, by default all."""
+        variants = list(recipe.optimize if variants is None else variants)
         prefer = recipe.register_as.prefer if recipe.register_as else "smallest"
 
         def make(out: Path) -> Mapping[str, Any]:
-            verdict = decide(recipe.gate, list(recipe.optimize), scoreboard(measurements), prefer)
+            verdict = decide(recipe.gate, variants, scoreboard(measurements), prefer)
             write_json(out / "verdict.json", verdict.model_dump())
             return {"chosen": verdict.chosen, "accepted": verdict.accepted}
 
-        config = {"gates": [spec.dump() for spec in recipe.gate], "prefer": prefer, "variants": list(recipe.optimize)}
+        config = {"gates": [spec.identity() for spec in recipe.gate], "prefer": prefer, "variants": variants}
         parents = {f"measurement-{position}": artifact for position, artifact in enumerate(measurements)}
         artifact = self.workspace.stage("judge", "gate", _Judgement, config, parents, "verdict", make)
-        self.workspace.bus.emit("gate.judged", **artifact.meta)
+        self.workspace.bus.emit(GateJudged(accepted=tuple(artifact.meta["accepted"]), chosen=artifact.meta["chosen"]))
         return artifact
 
 

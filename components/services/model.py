@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import Artifact
+from components.core.kinds import service
 from components.core.recipe import Spec
 from components.core.safeload import check_model_directory
 from components.interfaces import ModelSource
 from components.services.workspace import Workspace
 
 
+@service("model")
 class ModelService:
     """Fetches base models."""
 

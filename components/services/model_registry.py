@@ -1,7 +1,7 @@
 """Registered models: versions with their evidence, aliases that point at them, and files that are what they claim.
 
-`RegistryService(workspace).promote("triage", "3", "production")` moves an alias; nothing is promoted whose evidence
-does not say "accepted" or whose files changed since registration.
+`ModelRegistryService(workspace).promote("triage", "3", "production")` moves an alias; nothing is promoted whose
+evidence does not say "accepted" or whose files changed since registration.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from filelock import FileLock
 
 from components.core.artifacts import Artifact, hash_directory, hash_json
 from components.core.errors import ArtifactError, RegistryServiceError
+from components.core.events import AliasMoved, ModelRegistered
+from components.core.health import Health
+from components.core.kinds import registry, service
 from components.core.provenance import library_versions
 from components.core.registry import did_you_mean
+from components.interfaces import Tracker
 from components.services.workspace import Workspace
 from components.trackers.mlflow import connect, refusals, tracking_uri
 
-PYFUNC = Path(__file__).with_name("registered_model.py")
+PYFUNC = Path(__file__).with_name("_registered_model.py")
 FOLDER = "model"
 SERVING_PACKAGES = ("mlflow", "onnxruntime", "onnxruntime-genai", "numpy")
 
@@ -53,13 +58,23 @@ class RegisteredModel:
         )
 
 
-class RegistryService:
+@service("registry")
+class ModelRegistryService:
     """The MLflow model registry, with the rules of Postmill on top."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.uri = tracking_uri(workspace.root)
-        self.client = connect(workspace.root)
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client; the database is created on first use."""
+        return connect(self.workspace.root)
+
+    def health(self) -> Health:
+        """Whether the registry's database answers; a database that does not exist yet is fine."""
+        tracker: Tracker = registry.create("tracker", "mlflow", root=self.workspace.root)
+        return tracker.health()
 
     def register(
         self,
@@ -81,9 +96,9 @@ class RegistryService:
             known = self._version_of(name, artifact.digest)
             version = known or self._create(name, artifact, run_id, tags, example)
             self.client.update_model_version(name, version, description=report)
-            self.client.set_registered_model_alias(name, alias, version)
-            self.client.set_model_version_tag(name, version, "postmill.stage", alias)
-        self.workspace.bus.emit("model.registered", model=name, version=version, alias=alias, new=not known)
+            before = self._point(name, alias, version)
+        self.workspace.bus.emit(ModelRegistered(model=name, version=version, alias=alias, new=not known))
+        self._tell_moved(name, alias, version, before)
         return version, not known
 
     def promote(self, name: str, version: str, alias: str) -> RegisteredModel:
@@ -94,11 +109,10 @@ class RegistryService:
                 f"{name} version {version} has no accepting verdict; only versions that passed their gate are promoted"
             )
         with refusals(self.uri):
-            self.client.set_registered_model_alias(name, alias, version)
-            self.client.set_model_version_tag(name, version, "postmill.stage", alias)
+            before = self._point(name, alias, version)
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             self.client.set_model_version_tag(name, version, f"postmill.promoted.{alias}", stamp)
-        self.workspace.bus.emit("model.registered", model=name, version=version, alias=alias, new=False)
+        self._tell_moved(name, alias, version, before)
         return model
 
     def resolve(self, reference: str) -> RegisteredModel:
@@ -116,6 +130,18 @@ class RegistryService:
                 f"(digest {entry.tags['postmill.digest'][:12]}); register the model again"
             )
         return RegisteredModel(entry.name, str(entry.version), path, dict(entry.tags))
+
+    def _point(self, name: str, alias: str, version: str) -> str:
+        """Point `alias` at a version; returns the version it pointed at before, empty if the alias is new."""
+        before = str(self.client.get_registered_model(name).aliases.get(alias, ""))
+        self.client.set_registered_model_alias(name, alias, version)
+        self.client.set_model_version_tag(name, version, "postmill.stage", alias)
+        return before
+
+    def _tell_moved(self, name: str, alias: str, version: str, before: str) -> None:
+        # a run from the store registers the same version again: its alias stays where it is
+        if before != version:
+            self.workspace.bus.emit(AliasMoved(model=name, alias=alias, version=version, before=before))
 
     def _find(self, reference: str) -> Any:
         name, _, alias = reference.partition("@")

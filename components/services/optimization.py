@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import Artifact
+from components.core.errors import StepSkipped
+from components.core.events import PassFinished, PassStarted
+from components.core.kinds import service
 from components.core.recipe import Spec
 from components.interfaces import Pass, StepContext
+from components.services.optional import optional
 from components.services.workspace import Workspace
 
 
+def _left_out(spec: Spec) -> suppress:
+    """A pass that is switched off is passed over; one that failed takes its variant with it."""
+    return suppress(*([] if spec.enabled else [StepSkipped]))
+
+
+@service("optimization")
 class OptimizationService:
     """Applies passes, one artifact each; chains that begin alike share the work."""
 
@@ -20,9 +31,10 @@ class OptimizationService:
         self.workspace = workspace
 
     def variant(self, name: str, chain: Sequence[Spec], source: Artifact, seed: int) -> Artifact:
-        """The artifact at the end of the chain."""
+        """The artifact at the end of the chain. Raises StepSkipped if a pass fails that is not required."""
         for spec in chain:
-            source = self._apply(name, spec, source, seed)
+            with _left_out(spec), optional(spec, self.workspace.bus, "optimize", f"{name}/{spec.type}"):
+                source = self._apply(name, spec, source, seed)
         return source
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
@@ -37,17 +49,20 @@ class OptimizationService:
         parameters = sum(artifact.size for artifact in (source, *inputs.values())) // 4
 
         def make(out: Path) -> Mapping[str, Any]:
-            started = time.perf_counter()
-            facts = step.apply(source, inputs, out, StepContext(seed, self.workspace.bus))
+            bus, started = self.workspace.bus, time.perf_counter()
+            bus.emit(PassStarted(variant=name, type=spec.type))
+            facts = step.apply(source, inputs, out, StepContext(seed, bus))
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             seconds = round(time.perf_counter() - started, 2)
-            return {**facts, "bytes_before": source.size, "bytes_after": size, "seconds": seconds}
+            facts = {**facts, "bytes_before": source.size, "bytes_after": size, "seconds": seconds}
+            bus.emit(PassFinished(variant=name, type=spec.type, figures=facts))
+            return facts
 
         return self.workspace.stage(
             "optimize",
             f"{name}/{spec.type}",
-            spec.component,
-            {**spec.dump(), "seed": seed},
+            spec.parts(),
+            {**spec.identity(), "seed": seed},
             {"source": source, **inputs},
             spec.component.produces,
             make,

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.core.artifacts import hash_json
-from components.core.events import Event
-from components.core.kinds import registry
+from components.core.component import StrictConfig
+from components.core.events import (
+    BenchmarkMeasured,
+    DataValidated,
+    Event,
+    EvidenceWritten,
+    MetricLogged,
+    RunFinished,
+    RunStarted,
+    StageCached,
+    StageFinished,
+    StageSkipped,
+    StageStarted,
+    TrainingFinished,
+    TrainStep,
+)
+from components.core.kinds import registry, service
 from components.core.provenance import git_state
 from components.core.recipe import Recipe
+from components.core.secret import masked
 from components.interfaces import Tracker
 from components.services.workspace import Workspace
 
 STEPS_IN_A_BATCH = 10
 
 
+@service("tracking", lifetime="scoped")
 class RunTracking:
     """One tracked run of a recipe: subscribes to the bus, and closes the run with its outcome."""
 
-    def __init__(self, workspace: Workspace, recipe: Recipe, tracker: str = "mlflow") -> None:
+    class Config(StrictConfig):
+        tracker: str = "mlflow"
+
+    def __init__(self, workspace: Workspace, recipe: Recipe, config: Config | None = None) -> None:
         self.workspace, self.recipe = workspace, recipe
-        self.tracker: Tracker = registry.create("tracker", tracker, root=workspace.root)
+        chosen = (config or self.Config()).tracker
+        self.tracker: Tracker = registry.create("tracker", chosen, root=workspace.root)
+        self.skipped: list[StageSkipped] = []
         self.run_id = ""
         self._waiting: list[tuple[int, dict[str, float]]] = []
         self._started: dict[str, float] = {}
@@ -32,32 +53,53 @@ class RunTracking:
     def __enter__(self) -> RunTracking:
         recipe = self.recipe.dump()
         git = git_state(Path.cwd())
-        tags = {"postmill.recipe": hash_json(recipe), "git.commit": git["commit"], "git.dirty": git["dirty"]}
+        digest = hash_json(recipe)
+        tags = {"postmill.recipe": digest, "git.commit": git["commit"], "git.dirty": git["dirty"]}
         self.run_id = self.tracker.start(self.recipe.name, _flatten(recipe), tags)
-        handlers: dict[str, Callable[[Event], None]] = {
-            "train.step": self._on_step,
-            "train.summary": self._on_summary,
-            "benchmark.measured": self._on_benchmark,
-            "stage.started": self._on_stage_started,
-            "stage.finished": self._on_stage_finished,
-            "stage.cached": self._on_stage_cached,
-            "data.validated": self._on_data,
-            "evidence.written": self._on_evidence,
+        bus = self.workspace.bus
+        bus.emit(RunStarted(recipe=self.recipe.name, run_id=self.run_id, digest=digest))
+        handlers: dict[type[Event], Callable[[Any], None]] = {
+            TrainStep: self._on_step,
+            TrainingFinished: self._on_training_finished,
+            MetricLogged: self._on_metric,
+            BenchmarkMeasured: self._on_benchmark,
+            StageStarted: self._on_stage_started,
+            StageFinished: self._on_stage_finished,
+            StageCached: self._on_stage_cached,
+            DataValidated: self._on_data,
+            StageSkipped: self._on_stage_skipped,
+            EvidenceWritten: self._on_evidence,
         }
-        self._off = [self.workspace.bus.on(handler, name) for name, handler in handlers.items()]
+        self._off = [bus.on(event, handler) for event, handler in handlers.items()]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for off in self._off:
             off()
+        try:
+            self._close(error)
+        except Exception as refused:
+            error = refused if error is None else error
+            raise
+        finally:
+            # also when the tracker itself fails: whoever waits for the end of the run must not wait for ever
+            self.workspace.bus.emit(
+                RunFinished(recipe=self.recipe.name, run_id=self.run_id, status=_status(error), error=_text(error))
+            )
+
+    def notes(self) -> dict[str, str]:
+        """Steps that were left out so far, and why."""
+        return {f"{event.stage} {event.name}": event.reason for event in self.skipped}
+
+    def _close(self, error: BaseException | None) -> None:
         self._flush()
         if error is not None:
-            self.tracker.tag({"postmill.error": f"{type(error).__name__}: {error}"[:500]})
-        self.tracker.finish("FAILED" if error is not None else "FINISHED")
+            self.tracker.tag({"postmill.error": _text(error)[:500]})
+        self.tracker.finish(_status(error))
 
-    def _on_step(self, event: Event) -> None:
-        values = {f"train/{name}": event.data[name] for name in ("loss", "grad_norm", "learning_rate", "tokens_per_s")}
-        self._waiting.append((event.data["step"], values))
+    def _on_step(self, event: TrainStep) -> None:
+        measured = {"loss": event.loss, **event.figures, "tokens_per_s": event.tokens_per_s}
+        self._waiting.append((event.step, {f"train/{name}": value for name, value in measured.items()}))
         # one write for ten steps: a database transaction each step would cost more than it tells
         if len(self._waiting) >= STEPS_IN_A_BATCH:
             self._flush()
@@ -67,39 +109,55 @@ class RunTracking:
             self.tracker.metrics(self._waiting)
         self._waiting = []
 
-    def _figures(self, values: dict[str, float]) -> None:
+    def _on_metric(self, event: MetricLogged) -> None:
+        # at once, in a write of its own: a name that the tracker refuses must not take our losses with it
+        self.tracker.metrics([(event.step, event.values)])
+
+    def _figures(self, values: Mapping[str, float]) -> None:
         self.tracker.metrics([(0, values)])
 
-    def _on_summary(self, event: Event) -> None:
+    def _on_training_finished(self, event: TrainingFinished) -> None:
         self._flush()
-        self._figures({f"train/total_{k}": v for k, v in event.data.items() if isinstance(v, int | float)})
+        self._figures({f"train/total_{k}": v for k, v in event.figures.items() if isinstance(v, int | float)})
 
-    def _on_benchmark(self, event: Event) -> None:
-        self._figures({f"{event.data['subject']}/{name}": v for name, v in event.data["metrics"].items()})
+    def _on_benchmark(self, event: BenchmarkMeasured) -> None:
+        self._figures({f"{event.subject}/{name}": v for name, v in event.metrics.items()})
 
-    def _on_stage_started(self, event: Event) -> None:
+    def _on_stage_started(self, event: StageStarted) -> None:
         self._started[_stage(event)] = event.time
 
-    def _on_stage_finished(self, event: Event) -> None:
-        self._figures({f"seconds/{_stage(event)}": time.time() - self._started[_stage(event)]})
-        self.tracker.tag({f"artifact.{_stage(event)}": event.data["key"]})
+    def _on_stage_finished(self, event: StageFinished) -> None:
+        self._figures({f"seconds/{_stage(event)}": event.time - self._started[_stage(event)]})
+        self.tracker.tag({f"artifact.{_stage(event)}": event.key})
 
-    def _on_stage_cached(self, event: Event) -> None:
-        self.tracker.tag({f"artifact.{_stage(event)}": f"{event.data['key']} (cached)"})
+    def _on_stage_cached(self, event: StageCached) -> None:
+        self.tracker.tag({f"artifact.{_stage(event)}": f"{event.key} (cached)"})
 
-    def _on_data(self, event: Event) -> None:
-        for group in ("rows", "quarantined"):
-            self._figures({f"data/{group}_{split}": n for split, n in event.data[group].items()})
+    def _on_stage_skipped(self, event: StageSkipped) -> None:
+        self.skipped.append(event)
+        self.tracker.tag({f"postmill.skipped.{_stage(event)}": masked(event.reason)[:500]})
 
-    def _on_evidence(self, event: Event) -> None:
-        for file in sorted(Path(event.data["folder"]).iterdir()):
+    def _on_data(self, event: DataValidated) -> None:
+        for group, counts in (("rows", event.rows), ("quarantined", event.quarantined)):
+            self._figures({f"data/{group}_{split}": n for split, n in counts.items()})
+
+    def _on_evidence(self, event: EvidenceWritten) -> None:
+        for file in sorted(Path(event.folder).iterdir()):
             self.tracker.file(file, "evidence")
-        chosen = event.data["chosen"]
-        self.tracker.tag({"postmill.verdict": "accepted" if chosen else "rejected", "postmill.chosen": str(chosen)})
+        verdict = "accepted" if event.chosen else "rejected"
+        self.tracker.tag({"postmill.verdict": verdict, "postmill.chosen": str(event.chosen)})
 
 
-def _stage(event: Event) -> str:
-    return f"{event.data['stage']}.{event.data['name']}".replace(" ", ".").replace("/", ".")
+def _stage(event: StageStarted | StageFinished | StageCached | StageSkipped) -> str:
+    return f"{event.stage}.{event.name}".replace(" ", ".").replace("/", ".")
+
+
+def _status(error: BaseException | None) -> Literal["FINISHED", "FAILED"]:
+    return "FINISHED" if error is None else "FAILED"
+
+
+def _text(error: BaseException | None) -> str:
+    return "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

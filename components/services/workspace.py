@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import Artifact, Identity, Store
 from components.core.errors import PostmillError
-from components.core.events import EventBus
+from components.core.events import EventBus, StageCached, StageFailed, StageFinished, StageStarted
+from components.core.health import Health
 from components.core.machine import free_disk, human_bytes, machine
 from components.core.provenance import code_digest, library_versions
 
@@ -35,11 +34,20 @@ class Workspace:
     def reports(self) -> Path:
         return self.root / "reports"
 
+    def health(self) -> Health:
+        """Whether artifacts can be written: the disk has room, and the directory lets us."""
+        free = free_disk(self.store.root)
+        figures = {"free_bytes": free, "root": str(self.root)}
+        place = self.root if self.root.exists() else self.root.parent
+        if not os.access(place, os.W_OK):
+            return Health("failed", f"'{place}' is not writable; set POSTMILL_ROOT to a directory of yours", figures)
+        return Health("ok", f"{human_bytes(free)} free in '{self.root}'", figures)
+
     def stage(
         self,
         stage: str,
         name: str,
-        component: type,
+        component: type | Sequence[type],
         config: Mapping[str, Any],
         parents: Mapping[str, Artifact],
         kind: str,
@@ -48,27 +56,30 @@ class Workspace:
     ) -> Artifact:
         """Return the stage's artifact from the store, or run `make(directory)` and commit what it wrote.
 
+        `component`: the class, or classes, whose code and libraries shape the artifact.
+
         The one place where work is cached, timed, announced and refused for lack of disk.
         """
+        parts = [component] if isinstance(component, type) else component
         identity = Identity(
             stage=stage,
             config=dict(config),
             parents={role: parent.digest for role, parent in parents.items()},
-            code=code_digest(component),
-            versions=_versions(component),
+            code=code_digest(*parts),
+            versions={name: version for part in parts for name, version in _versions(part).items()},
         )
         found = self.store.find(stage, identity.key())
         if found is not None:
-            self.bus.emit("stage.cached", stage=stage, name=name, key=found.key)
+            self.bus.emit(StageCached(stage=stage, name=name, key=found.key))
             return found
         self._require_disk(stage, name, needs_bytes())
-        self.bus.emit("stage.started", stage=stage, name=name)
+        self.bus.emit(StageStarted(stage=stage, name=name))
         try:
             artifact = self.store.build(identity, kind, parents, make)
         except BaseException as error:
-            self.bus.emit("stage.failed", stage=stage, name=name, error=f"{type(error).__name__}: {error}")
+            self.bus.emit(StageFailed(stage=stage, name=name, error=f"{type(error).__name__}: {error}"))
             raise
-        self.bus.emit("stage.finished", stage=stage, name=name, key=artifact.key, size=artifact.size)
+        self.bus.emit(StageFinished(stage=stage, name=name, key=artifact.key, size=artifact.size))
         return artifact
 
     def _require_disk(self, stage: str, name: str, needs_bytes: int) -> None:
@@ -86,26 +97,3 @@ def _versions(component: Any) -> dict[str, str]:
         here = machine()
         versions["machine"] = f"{here.processor}, {here.cores} cores, {here.dtype()}"
     return versions
-
-
-_current: ContextVar[Workspace] = ContextVar("postmill_workspace")
-
-
-def current() -> Workspace:
-    """The workspace of the run that this code belongs to."""
-    return _current.get()
-
-
-@contextmanager
-def use(workspace: Workspace) -> Iterator[Workspace]:
-    """Make a workspace the current one for the code below."""
-    token = _current.set(workspace)
-    try:
-        yield workspace
-    finally:
-        _current.reset(token)
-
-
-def default_root() -> Path:
-    """`POSTMILL_ROOT`, or the working directory."""
-    return Path(os.environ.get("POSTMILL_ROOT", ".")).absolute()

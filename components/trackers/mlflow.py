@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from components.core.component import StrictConfig
 from components.core.errors import RegistryServiceError
+from components.core.health import Health
 from components.core.kinds import register
 from components.interfaces import Tracker
 
@@ -134,6 +135,18 @@ class MlflowTracker(Tracker):
 
     def finish(self, status: Literal["FINISHED", "FAILED"]) -> None:
         self._client.set_terminated(self._run, status)
+
+    def health(self) -> Health:
+        """Whether the database answers. One that does not exist yet is made by the first run, not by asking."""
+        uri = tracking_uri(self.config.root)
+        file = uri.removeprefix("sqlite:///").partition("?")[0]
+        if uri.startswith("sqlite:///") and not Path(file).exists():
+            return Health("ok", f"no database yet; the first run makes '{file}'")
+        try:
+            connect(self.config.root, self.config.experiment)
+        except RegistryServiceError as error:
+            return Health("failed", str(error))
+        return Health("ok", f"'{uri}' answers")
 
     def _batch(self, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
         from mlflow.entities import Metric, Param, RunTag

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from components.core.errors import TrainingError
-from components.core.events import EventBus
+from components.core.events import EpochFinished, EventBus, TrainStep
 
 
 @dataclass
@@ -34,7 +34,7 @@ class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.meter = Meter()
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Progress(bus, self.meter))
+        self.add_callback(_Progress(bus, self.meter, len(self.train_dataset)))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> list[int]:
         arguments = self.args
@@ -69,10 +69,11 @@ class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Emits `train.step` for every optimizer step."""
+    """Emits `TrainStep` for every optimizer step, and `EpochFinished` when all rows were seen once more."""
 
-    def __init__(self, bus: EventBus, meter: Meter) -> None:
-        self.bus, self.meter, self.started = bus, meter, time.perf_counter()
+    def __init__(self, bus: EventBus, meter: Meter, rows: int) -> None:
+        self.bus, self.meter, self.rows, self.started = bus, meter, rows, time.perf_counter()
+        self.passes = 0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.started = time.perf_counter()
@@ -82,14 +83,28 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
             return
         self.meter.losses.append(float(logs["loss"]))
         self.bus.emit(
-            "train.step",
-            step=state.global_step,
-            total=args.max_steps,
-            loss=float(logs["loss"]),
-            grad_norm=float(logs.get("grad_norm", 0.0)),
-            learning_rate=float(logs.get("learning_rate", 0.0)),
-            tokens_per_s=self.meter.tokens / (time.perf_counter() - self.started),
+            TrainStep(
+                step=state.global_step,
+                total=args.max_steps,
+                loss=float(logs["loss"]),
+                tokens_per_s=self.meter.tokens / (time.perf_counter() - self.started),
+                figures={name: float(logs.get(name, 0.0)) for name in ("grad_norm", "learning_rate")},
+            )
         )
+        self._tell_pass(args, state.global_step)
+
+    def _tell_pass(self, args: Any, step: int) -> None:
+        # not in `on_epoch_end`: the sampler lays out the whole run, which transformers takes for a single epoch
+        seen = step * args.gradient_accumulation_steps * args.train_batch_size
+        passes = seen // rows_in_a_pass(self.rows, args.train_batch_size)
+        if passes > self.passes:
+            self.passes = passes
+            self.bus.emit(EpochFinished(epoch=float(passes), step=step))
+
+
+def rows_in_a_pass(rows: int, batch_size: int) -> int:
+    """How many rows `bucketed_order` takes in one pass: a last batch that is not full is left out."""
+    return rows if rows < batch_size else rows - rows % batch_size
 
 
 def bucketed_order(lengths: list[int], batch_size: int, seed: int, count: int) -> list[int]:

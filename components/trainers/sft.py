@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -20,8 +20,10 @@ from components.core.artifacts import Artifact, write_json
 from components.core.chat import encode_chat
 from components.core.component import StrictConfig
 from components.core.errors import ConfigError, TrainingError
-from components.core.kinds import register
+from components.core.events import CheckpointSaved
+from components.core.kinds import register, registry
 from components.core.machine import machine
+from components.core.recipe import OfKind, Spec
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext, Trainer
 
@@ -38,6 +40,10 @@ class Lora(StrictConfig):
     target_modules: str | list[str] = "all-linear"
 
 
+def _default_optimizer() -> Spec:
+    return Spec(kind="optimizer", type="adamw", config=registry.get("optimizer", "adamw").Config())
+
+
 @register("trainer", "sft")
 class SftTrainer(Trainer):
     """Supervised fine-tuning on conversations (TRL), full or LoRA."""
@@ -52,6 +58,7 @@ class SftTrainer(Trainer):
         learning_rate: PositiveFloat = 5e-4
         warmup_steps: int = Field(5, ge=0)
         scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+        optimizer: Annotated[Spec, OfKind("optimizer")] = Field(default_factory=_default_optimizer)
         weight_decay: float = Field(0.0, ge=0)
         max_grad_norm: PositiveFloat = 1.0
         max_length: PositiveInt = Field(1024, description="tokens; longer rows stop the run")
@@ -80,6 +87,7 @@ class SftTrainer(Trainer):
         result = trainer.train()
         seconds = time.perf_counter() - started
         self._save(trainer.model, tokenizer, model, out)
+        context.bus.emit(CheckpointSaved(path=str(out), step=result.global_step))
         return {
             "steps": result.global_step,
             "final_loss": round(trainer.meter.losses[-1], 4),
@@ -135,6 +143,7 @@ class SftTrainer(Trainer):
                 train_dataset=Dataset.from_list(rows),
                 processing_class=tokenizer,
                 peft_config=adapter,
+                optimizer_cls_and_kwargs=self.config.optimizer.build().rule(self.config.learning_rate),
                 bus=context.bus,
             )
         except ValueError as error:

@@ -10,10 +10,11 @@ import pytest
 
 from components.core.chat import encode_prompt
 from components.core.errors import ModelLoadError
+from components.core.events import EventBus, ModelLoaded
 from components.core.kinds import registry
 from components.core.recipe import OfKind
 from components.interfaces import Backend, Generation, Subject
-from components.runtime import opened
+from components.runtime import backend_for, opened
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
 from components.services.workspace import Workspace
@@ -111,6 +112,32 @@ def test_one_token(backend: Backend) -> None:
 def test_answer_is_no_longer_than_asked(backend: Backend) -> None:
     """No answer has more tokens than allowed."""
     assert all(answer.tokens <= 3 for answer in backend.generate(prompts(backend), 3))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_health_follows_the_weights(lab: Any, name: str) -> None:
+    """A backend is well while its weights are open, and degraded before and after."""
+    subject = lab.subject(name)
+    cls = backend_for(subject.artifact.kind)
+    with cls(cls.Config()) as backend:
+        assert (backend.health().status, backend.health().detail) == ("degraded", "not opened")
+        backend.open(subject.artifact, subject.parents)
+        assert backend.health().status == "ok"
+        assert "open" in backend.health().detail
+    assert backend.health().status == "degraded"
+
+
+@pytest.mark.parametrize(("name", "registered"), [(s, name) for name, subjects in SUBJECTS.items() for s in subjects])
+def test_opening_is_told(lab: Any, name: str, registered: str) -> None:
+    """A bus is told which backend opened which subject, and how long that took (B5)."""
+    bus, loaded = EventBus(), list[ModelLoaded]()
+    bus.on(ModelLoaded, loaded.append)
+    subject = lab.subject(name)
+    with opened(subject, bus=bus):
+        assert [(event.subject, event.kind, event.backend) for event in loaded] == [
+            (name, subject.artifact.kind, registered)
+        ]
+    assert 0 < loaded[0].seconds < 60
 
 
 def test_adapter_without_its_base(lab: Any) -> None:

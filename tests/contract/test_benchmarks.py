@@ -118,7 +118,7 @@ def test_service_stores_results(lab: Any) -> None:
     subjects = [lab.subject("base"), lab.subject("fp32")]
     first = service.measure([spec], subjects, lab.dataset, 17)
     events: list[str] = []
-    off = lab.workspace.bus.on(lambda event: events.append(event.name))
+    off = lab.workspace.bus.on_any(lambda event: events.append(event.topic))
     assert service.measure([spec], subjects, lab.dataset, 17) == first
     off()
     assert events == ["stage.cached", "benchmark.measured"] * 2

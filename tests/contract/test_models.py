@@ -114,7 +114,7 @@ def test_package_without_a_model() -> None:
 def test_service_stores_the_model_once(lab: Any) -> None:
     """Fetching through the service ends in the store; the second time nothing is read (E17)."""
     events: list[str] = []
-    off = lab.workspace.bus.on(lambda event: events.append(event.name))
+    off = lab.workspace.bus.on_any(lambda event: events.append(event.topic))
     again = ModelService(lab.workspace).fetch(lab.plan.model)
     off()
     assert again == lab.base

@@ -155,7 +155,7 @@ def test_export_of_an_unknown_architecture(lab: Any, tmp_path: Path) -> None:
 def test_chains_share_work(lab: Any) -> None:
     """Two variants that begin with the same pass do it once (C39)."""
     events: list[tuple[str, str]] = []
-    off = lab.workspace.bus.on(lambda event: events.append((event.name, event.data.get("name", ""))))
+    off = lab.workspace.bus.on_any(lambda event: events.append((event.topic, event.data.get("name", ""))))
     OptimizationService(lab.workspace).variant("again", lab.plan.optimize["int4"], lab.trained, lab.plan.seed)
     off()
     assert events == [("stage.cached", "again/merge_adapter"), ("stage.cached", "again/onnx")]

@@ -8,6 +8,20 @@ from typing import Any
 
 import pytest
 
+from components.core.artifacts import hash_json
+from components.core.events import (
+    BenchmarkMeasured,
+    DataValidated,
+    Event,
+    MetricLogged,
+    RunFinished,
+    RunStarted,
+    StageCached,
+    StageFinished,
+    StageStarted,
+    TrainingFinished,
+    TrainStep,
+)
 from components.core.kinds import registry
 from components.services.tracking import RunTracking, _flatten
 from components.services.workspace import Workspace
@@ -75,40 +89,114 @@ def test_run_tracking_writes_what_happens(root: Path, lab: Any) -> None:
     found = connect(root).get_run(run.run_id)
     assert found.info.status == "FINISHED"
     assert found.data.params["train.0.max_steps"] == "3"
-    assert found.data.metrics["train/loss"] == 0.5
+    speeds = {"train/grad_norm": 1.0, "train/learning_rate": 0.1, "train/tokens_per_s": 10.0}
+    totals = {"train/total_steps": 12, "train/total_final_loss": 0.5}
+    assert found.data.metrics.items() >= ({"train/loss": 0.5} | speeds | totals).items()
     assert found.data.metrics["int4/mean_kl"] == 0.25
     assert found.data.metrics["data/rows_train"] == 24
     assert found.data.tags["artifact.train.sft"] == "k1"
     assert found.data.tags["artifact.model.pretrained"] == "k2 (cached)"
     assert len(found.data.tags["postmill.recipe"]) == 64
-    assert workspace.bus.failures == []
+    assert not workspace.bus.failures
     assert len(connect(root).get_metric_history(run.run_id, "train/loss")) == 12
 
 
 def emit_a_run(workspace: Workspace) -> None:
     """The events of a small run."""
     bus = workspace.bus
-    bus.emit("data.validated", rows={"train": 24, "eval": 6}, quarantined={"train": 0, "eval": 0})
-    bus.emit("stage.cached", stage="model", name="pretrained", key="k2")
-    bus.emit("stage.started", stage="train", name="sft")
+    bus.emit(DataValidated(rows={"train": 24, "eval": 6}, quarantined={"train": 0, "eval": 0}))
+    bus.emit(StageCached(stage="model", name="pretrained", key="k2"))
+    bus.emit(StageStarted(stage="train", name="sft"))
     for step in range(1, 13):
-        bus.emit("train.step", step=step, total=12, loss=0.5, grad_norm=1.0, learning_rate=0.1, tokens_per_s=10.0)
-    bus.emit("train.summary", steps=12, final_loss=0.5, losses=[0.5])
-    bus.emit("stage.finished", stage="train", name="sft", key="k1", size=10)
-    bus.emit("benchmark.measured", benchmark="agreement", subject="int4", metrics={"mean_kl": 0.25})
+        bus.emit(a_step(step, 0.5))
+    bus.emit(TrainingFinished(trainer="sft", figures={"steps": 12, "final_loss": 0.5, "losses": [0.5]}))
+    bus.emit(StageFinished(stage="train", name="sft", key="k1", size=10))
+    bus.emit(BenchmarkMeasured(benchmark="agreement", subject="int4", metrics={"mean_kl": 0.25}))
 
 
-def fail_after(run: RunTracking, step: dict[str, Any]) -> None:
+def a_step(step: int, loss: float) -> TrainStep:
+    """A step of training with everything that our trainer measures."""
+    figures = {"grad_norm": 1.0, "learning_rate": 0.1}
+    return TrainStep(step=step, total=12, loss=loss, tokens_per_s=10.0, figures=figures)
+
+
+def test_metrics_of_others_are_written(root: Path, lab: Any) -> None:
+    """Figures that a component or plugin announces land in the run under their own names and steps (B5, B8)."""
+    workspace = Workspace(root)
+    with RunTracking(workspace, lab.plan) as run:
+        for step in (1, 2):
+            workspace.bus.emit(MetricLogged(values={"acme/heat": 20.0 + step}, step=step))
+    history = connect(root).get_metric_history(run.run_id, "acme/heat")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 21.0), (2, 22.0)]
+
+
+@pytest.mark.parametrize("values", [{"no such: name!": 1.0}, {"heat": "hot"}])
+def test_refused_metrics_harm_nobody(root: Path, lab: Any, values: dict[str, Any]) -> None:
+    """Figures that the database refuses are a handler's failure; the run and its losses are kept (B7)."""
+    workspace = Workspace(root)
+    with RunTracking(workspace, lab.plan) as run:
+        workspace.bus.emit(a_step(1, 0.5))
+        workspace.bus.emit(MetricLogged(values=values))
+    assert [type(event) for event, _ in workspace.bus.failures] == [MetricLogged]
+    found = connect(root).get_run(run.run_id)
+    assert (found.info.status, found.data.metrics["train/loss"]) == ("FINISHED", 0.5)
+
+
+def test_begin_and_end_are_told(root: Path, lab: Any) -> None:
+    """A tracked run announces its begin with the recipe's digest and its end with the outcome (B5)."""
+    workspace, told = Workspace(root), list[Event]()
+    workspace.bus.on_any(told.append)
+    with RunTracking(workspace, lab.plan) as run:
+        pass
+    begun, ended = told
+    assert isinstance(begun, RunStarted)
+    assert begun.data == {"recipe": "tiny", "run_id": run.run_id, "digest": hash_json(lab.plan.dump())}
+    assert isinstance(ended, RunFinished)
+    assert ended.data == {"recipe": "tiny", "run_id": run.run_id, "status": "FINISHED", "error": ""}
+
+
+def test_end_is_told_when_the_tracker_fails(root: Path, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracker that cannot close its run fails it, and those who wait for the end still hear of it (B7)."""
+
+    def refuse(status: str) -> None:
+        raise OSError("disk is full")
+
+    workspace, ended = Workspace(root), list[RunFinished]()
+    workspace.bus.on(RunFinished, ended.append)
+    run = RunTracking(workspace, lab.plan)
+    monkeypatch.setattr(run.tracker, "finish", refuse)
+    with pytest.raises(OSError, match="disk is full"), run:
+        pass
+    assert [(event.status, event.error) for event in ended] == [("FAILED", "OSError: disk is full")]
+
+
+@named("tracker")
+def test_health_asks_the_database(name: str, root: Path, tmp_path: Path) -> None:
+    """A tracker is well where its database answers or is still to be made, and failed where it is damaged."""
+    connect(root)
+    assert registry.create("tracker", name, root=root).health().status == "ok"
+    unused = registry.create("tracker", name, root=tmp_path)
+    assert unused.health().status == "ok"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").write_bytes(b"this is no database" * 100)
+    sick = unused.health()
+    assert sick.status == "failed"
+    assert "tracking database" in sick.detail
+
+
+def fail_after(run: RunTracking, event: Event) -> None:
     """One step of training, then no disk."""
     with run:
-        run.workspace.bus.emit("train.step", **step)
+        run.workspace.bus.emit(event)
         raise RuntimeError("disk is full")
 
 
 def test_failed_run_says_why(root: Path, lab: Any) -> None:
     """A run that raises is closed as failed, with the error, and the last losses are not lost."""
-    workspace = Workspace(root)
-    step = {"step": 1, "total": 3, "loss": 9.0, "grad_norm": 1.0, "learning_rate": 0.1, "tokens_per_s": 10.0}
+    workspace, ended = Workspace(root), list[RunFinished]()
+    workspace.bus.on(RunFinished, ended.append)
+    step = a_step(1, 9.0)
     run = RunTracking(workspace, lab.plan)
     with pytest.raises(RuntimeError, match="disk"):
         fail_after(run, step)
@@ -116,8 +204,9 @@ def test_failed_run_says_why(root: Path, lab: Any) -> None:
     assert found.info.status == "FAILED"
     assert found.data.tags["postmill.error"] == "RuntimeError: disk is full"
     assert found.data.metrics["train/loss"] == 9.0
-    workspace.bus.emit("train.step", **step)
-    assert workspace.bus.failures == []
+    assert [(event.status, event.error) for event in ended] == [("FAILED", "RuntimeError: disk is full")]
+    workspace.bus.emit(step)
+    assert not workspace.bus.failures
 
 
 def test_parameters_are_the_keys_of_set() -> None:

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -23,6 +23,9 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 prepare(HOME)
 
 
+E = TypeVar("E", bound=Event)
+
+
 @dataclass
 class Run:
     """What a run of the pipeline came to, and everything it told on the bus."""
@@ -33,19 +36,20 @@ class Run:
     workspace: Any = None
     events: list[Event] = field(default_factory=list)
 
-    def named(self, name: str) -> list[Event]:
-        return [event for event in self.events if event.name == name]
+    def told(self, kind: type[E]) -> list[E]:
+        """The events of one class, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
 
 
 def run_pipeline(root: Path, plain: dict[str, Any]) -> Run:
     """Run the real flow in this process."""
-    from components.services.workspace import Workspace, use
+    from components.core.settings import Settings
+    from components.services.application import Application
     from flows.pipeline import pipeline
 
-    workspace = Workspace(root)
-    run = Run(root, plain, workspace=workspace)
-    workspace.bus.on(run.events.append)
-    with use(workspace):
+    with Application(Settings(root=root)) as app:
+        run = Run(root, plain, workspace=app.workspace)
+        app.bus.on_any(run.events.append)
         run.outcome = pipeline(plain)
     return run
 

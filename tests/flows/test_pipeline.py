@@ -12,6 +12,26 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from components.core.artifacts import hash_json
+from components.core.events import (
+    AliasMoved,
+    BenchmarkStarted,
+    CheckpointSaved,
+    GateJudged,
+    ModelLoaded,
+    ModelRegistered,
+    PassFinished,
+    PassStarted,
+    RunFinished,
+    RunStarted,
+    StageCached,
+    StageFailed,
+    StageFinished,
+    StageStarted,
+    TrainingFinished,
+    TrainingStarted,
+    TrainStep,
+)
 from components.core.recipe import parse_recipe
 from tests import tiny
 from tests.flows.conftest import Run, run_pipeline
@@ -68,18 +88,40 @@ def test_evidence_reads_back(first: Run) -> None:
 
 def test_every_stage_is_told(first: Run) -> None:
     """Each stage begins and ends on the bus, nothing fails, no handler fails (B5, B8)."""
-    started, finished = first.named("stage.started"), first.named("stage.finished")
-    assert [event.data["name"] for event in started] == [event.data["name"] for event in finished]
-    assert {event.data["stage"] for event in started} == {"data", "model", "train", "optimize", "benchmark", "judge"}
-    assert not first.named("stage.failed")
-    assert first.workspace.bus.failures == []
+    started, finished = first.told(StageStarted), first.told(StageFinished)
+    assert [event.name for event in started] == [event.name for event in finished]
+    assert {event.stage for event in started} == {"data", "model", "train", "optimize", "benchmark", "judge"}
+    assert not first.told(StageFailed)
+    assert not first.workspace.bus.failures
+
+
+def test_the_run_is_told_from_end_to_end(first: Run) -> None:
+    """Its begin and end frame the run, and what happens inside the stages is told with its figures (B5)."""
+    outcome, digest = first.outcome, hash_json(parse_recipe(first.plain).dump())
+    begun, ended = first.told(RunStarted)[0], first.told(RunFinished)[0]
+    assert (first.events[0], first.events[-1]) == (begun, ended)
+    assert begun.data == {"recipe": "tiny", "run_id": outcome.run_id, "digest": digest}
+    assert ended.data == {"recipe": "tiny", "run_id": outcome.run_id, "status": "FINISHED", "error": ""}
+    assert [event.trainer for event in first.told(TrainingStarted)] == ["sft"]
+    assert first.told(TrainingFinished)[0].figures["steps"] == 3
+    assert [event.step for event in first.told(CheckpointSaved)] == [3]
+    passes = [(event.variant, event.type) for event in first.told(PassStarted)]
+    assert passes == [("fp32", "merge_adapter"), ("fp32", "onnx"), ("int4", "onnx")]
+    assert all(event.figures["bytes_after"] > 0 for event in first.told(PassFinished))
+    assert {event.benchmark for event in first.told(BenchmarkStarted)} == {"exact_match", "agreement", "latency"}
+    loaded = first.told(ModelLoaded)
+    assert {event.subject for event in loaded} == {"base", "trained", "fp32", "int4"}
+    assert {event.backend for event in loaded} == {"torch", "onnx_genai"}
+    assert first.told(GateJudged)[0].data == {"accepted": ("int4",), "chosen": "int4"}
+    assert first.told(AliasMoved)[0].data == {"model": "tiny", "alias": "staging", "version": "1", "before": ""}
 
 
 def test_second_run_does_no_work(first: Run, second: Run, client: Any) -> None:
     """The same recipe again trains no step, builds nothing, and makes no new version (A28)."""
-    assert second.named("train.step") == []
-    assert second.named("stage.started") == []
-    assert len(second.named("stage.cached")) == len(first.named("stage.finished")) + 1
+    for never in (TrainingStarted, TrainStep, StageStarted, PassStarted, BenchmarkStarted, ModelLoaded, AliasMoved):
+        assert second.told(never) == []
+    assert len(second.told(StageCached)) == len(first.told(StageFinished)) + 1
+    assert [event.new for event in second.told(ModelRegistered)] == [False]
     assert (second.outcome.version, second.outcome.new_version) == ("1", False)
     assert len(client.search_model_versions("name='tiny'")) == 1
     assert second.outcome.run_id != first.outcome.run_id
@@ -96,7 +138,7 @@ def test_gate_refuses(rejected: Run, client: Any) -> None:
     """If no variant passes nothing is registered, and the evidence says why (F5)."""
     outcome = rejected.outcome
     assert (outcome.accepted, outcome.chosen, outcome.version) == ([], None, None)
-    assert rejected.named("model.registered") == []
+    assert rejected.told(ModelRegistered) == []
     assert len(client.search_model_versions("name='tiny'")) == 1
     run = client.get_run(outcome.run_id)
     assert run.data.tags["postmill.verdict"] == "rejected"
@@ -148,7 +190,7 @@ def test_library_says_no_noise(first: Run, capfd: pytest.CaptureFixture[str]) ->
     del plain["register"]
     plain["benchmark"] = [first.plain["benchmark"][1], first.plain["benchmark"][2]]
     run = run_pipeline(first.root, plain)
-    assert len(run.named("train.step")) == 3
+    assert len(run.told(TrainStep)) == 3
     assert run.outcome.version is None
     assert "{'loss'" not in capfd.readouterr().out
 

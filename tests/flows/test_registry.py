@@ -9,27 +9,28 @@ from typing import Any
 import pytest
 
 from components.core.errors import ArtifactError, RegistryServiceError
+from components.core.events import AliasMoved, Event, ModelLoaded, ModelRegistered
 from components.services.inference import InferenceService
-from components.services.model_registry import RegistryService
+from components.services.model_registry import ModelRegistryService
 from tests.flows.conftest import Run
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def service(first: Run) -> RegistryService:
-    return RegistryService(first.workspace)
+def service(first: Run) -> ModelRegistryService:
+    return ModelRegistryService(first.workspace)
 
 
 def put(
-    service: RegistryService, run: Run, name: str, alias: str, artifact: Any, tags: dict[str, str] | None = None
+    service: ModelRegistryService, run: Run, name: str, alias: str, artifact: Any, tags: dict[str, str] | None = None
 ) -> tuple[str, bool]:
     """Register an artifact on a run."""
     example = {"input": ["hello"], "output": ["hi"], "system": None}
     return service.register(name, alias, artifact, run.outcome.run_id, tags or {}, example, report="# a report")
 
 
-def test_references(service: RegistryService) -> None:
+def test_references(service: ModelRegistryService) -> None:
     """Name, alias and version lead to the same verified files (F4)."""
     found = [service.resolve(reference) for reference in ("tiny", "tiny@staging", "tiny/1")]
     assert {model.version for model in found} == {"1"}
@@ -47,13 +48,13 @@ def test_references(service: RegistryService) -> None:
         ("", "no registered model ''"),
     ],
 )
-def test_unknown_references(service: RegistryService, reference: str, message: str) -> None:
+def test_unknown_references(service: ModelRegistryService, reference: str, message: str) -> None:
     """An unknown model, alias or version is refused with what there is."""
     with pytest.raises(RegistryServiceError, match=message):
         service.resolve(reference)
 
 
-def test_promote(service: RegistryService, client: Any) -> None:
+def test_promote(service: ModelRegistryService, client: Any) -> None:
     """An accepted version gets the alias and the time of its promotion (F4)."""
     service.promote("tiny", "1", "production")
     version = client.get_model_version_by_alias("tiny", "production")
@@ -62,7 +63,7 @@ def test_promote(service: RegistryService, client: Any) -> None:
     assert str(client.get_model_version_by_alias("tiny", "staging").version) == "1"
 
 
-def test_promote_needs_an_accepting_verdict(first: Run, service: RegistryService, lab: Any, client: Any) -> None:
+def test_promote_needs_an_accepting_verdict(first: Run, service: ModelRegistryService, lab: Any, client: Any) -> None:
     """A version whose evidence does not accept it is not promoted (F5)."""
     version, new = put(service, first, "unproven", "candidate", lab.int4)
     assert new
@@ -71,7 +72,7 @@ def test_promote_needs_an_accepting_verdict(first: Run, service: RegistryService
     assert "production" not in client.get_registered_model("unproven").aliases
 
 
-def test_same_files_are_one_version(first: Run, service: RegistryService, lab: Any) -> None:
+def test_same_files_are_one_version(first: Run, service: ModelRegistryService, lab: Any) -> None:
     """Registering the same files again moves the alias and makes no version."""
     once = put(service, first, "once", "candidate", lab.int4)
     again = put(service, first, "once", "another", lab.int4)
@@ -79,7 +80,21 @@ def test_same_files_are_one_version(first: Run, service: RegistryService, lab: A
     assert service.resolve("once@another").version == "1"
 
 
-def test_foreign_model_is_refused(service: RegistryService, client: Any, tmp_path: Path) -> None:
+def test_moving_an_alias_is_told(first: Run, service: ModelRegistryService, lab: Any) -> None:
+    """An alias that points elsewhere is told with where it pointed before; one that stays is not (B5)."""
+    tags, told = {"postmill.accepted": "true"}, list[Event]()
+    off = first.workspace.bus.on_any(told.append)
+    put(service, first, "moving", "candidate", lab.int4, tags)
+    put(service, first, "moving", "candidate", lab.fp32, tags)
+    for _ in range(2):
+        service.promote("moving", "1", "candidate")
+    off()
+    registered = [event.version for event in told if isinstance(event, ModelRegistered)]
+    moved = [(event.version, event.before) for event in told if isinstance(event, AliasMoved)]
+    assert (registered, moved) == (["1", "2"], [("1", ""), ("2", "1"), ("1", "2")])
+
+
+def test_foreign_model_is_refused(service: ModelRegistryService, client: Any, tmp_path: Path) -> None:
     """A version that somebody else registered may hold pickles, and is not loaded."""
     client.create_registered_model("foreign")
     client.create_model_version("foreign", source=tmp_path.as_uri())
@@ -87,7 +102,7 @@ def test_foreign_model_is_refused(service: RegistryService, client: Any, tmp_pat
         service.resolve("foreign")
 
 
-def test_tampered_files_are_refused(first: Run, service: RegistryService, lab: Any) -> None:
+def test_tampered_files_are_refused(first: Run, service: ModelRegistryService, lab: Any) -> None:
     """Files that changed after registration are neither promoted nor loaded (F5)."""
     tags = {"postmill.accepted": "true"}
     put(service, first, "tampered", "candidate", lab.fp32, tags)
@@ -98,7 +113,7 @@ def test_tampered_files_are_refused(first: Run, service: RegistryService, lab: A
             refused()
 
 
-def test_missing_files_are_an_error(first: Run, service: RegistryService, lab: Any) -> None:
+def test_missing_files_are_an_error(first: Run, service: ModelRegistryService, lab: Any) -> None:
     """Files that are gone are a message with a remedy."""
     import shutil
 
@@ -126,13 +141,17 @@ def test_locked_database_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_answers_through_our_service(first: Run) -> None:
     """The registered model answers in pieces of text, with the system message it was trained with (B18)."""
-    service = InferenceService(first.workspace)
+    service = InferenceService(ModelRegistryService(first.workspace), first.workspace.bus)
+    loaded: list[ModelLoaded] = []
+    off = first.workspace.bus.on(ModelLoaded, loaded.append)
     pieces = list(service.stream("tiny@staging", "My kettle, order 7: damage.", max_new_tokens=8))
+    off()
+    assert [(event.subject, event.backend) for event in loaded] == [("tiny@staging", "onnx_genai")]
     assert all(isinstance(piece, str) for piece in pieces)
     assert pieces == list(service.stream("tiny", "My kettle, order 7: damage.", max_new_tokens=8))
 
 
-def test_answers_through_mlflow(first: Run, service: RegistryService) -> None:
+def test_answers_through_mlflow(first: Run, service: ModelRegistryService) -> None:
     """The registered model loads as MLflow's pyfunc, without Postmill, and answers with a string (F4)."""
     import mlflow
 

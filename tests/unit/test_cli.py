@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from components.core.component import first_line
 from components.core.kinds import registry
 from flows.cli import app
 from tests import tiny
@@ -43,7 +44,7 @@ def test_missing_recipe(tmp_path: Path, command: str) -> None:
     """A missing file is a message and code 2, no traceback."""
     code, _, err = invoke(command, tmp_path / "absent.yaml")
     assert code == 2
-    assert err.startswith("error: recipe file ")
+    assert err.startswith("error: file ")
     assert "Traceback" not in err
 
 
@@ -108,7 +109,7 @@ def test_components_lists_everything() -> None:
     for kind in registry.kinds():
         for name in registry.names(kind):
             assert name in out
-            assert registry.get(kind, name).summary() in out
+            assert first_line(registry.get(kind, name)) in out
     only = invoke("components", "gate")[1]
     assert "budget" in only
     assert "sft" not in only

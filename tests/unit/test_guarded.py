@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,19 @@ import torch
 from torch.nn import functional
 
 from components.core.errors import TrainingError
-from components.core.events import EventBus
+from components.core.events import CheckpointSaved, EpochFinished, Event, EventBus, TrainStep
 from components.core.kinds import registry
 from components.interfaces import StepContext
-from components.trainers._guarded import GuardedSftTrainer, _has_plain_head, bucketed_order, trained_tokens_loss
+from components.trainers._guarded import (
+    GuardedSftTrainer,
+    _has_plain_head,
+    bucketed_order,
+    rows_in_a_pass,
+    trained_tokens_loss,
+)
 from tests import tiny
 
+WEIGHTS = "adapter_model.safetensors"
 LENGTHS = [50 + (37 * i) % 300 for i in range(257)]
 
 
@@ -140,13 +148,50 @@ def test_nan_stops_before_the_optimizer(lab: Any, tmp_path: Any, monkeypatch: py
 
 def test_events_of_every_step(lab: Any, tmp_path: Any) -> None:
     """Each optimizer step is told on the bus with loss, step and speed (B8)."""
-    bus, steps = EventBus(), []
-    bus.on(lambda event: steps.append(dict(event.data)), "train.step")
+    bus, steps = EventBus(), list[TrainStep]()
+    bus.on(TrainStep, steps.append)
     facts = lab.plan.train[0].build().train(lab.base, lab.dataset, tmp_path, StepContext(17, bus))
-    assert [step["step"] for step in steps] == [1, 2, 3]
-    assert [round(step["loss"], 5) for step in steps] == facts["losses"]
-    assert all(step["total"] == 3 and step["tokens_per_s"] > 0 and step["grad_norm"] > 0 for step in steps)
-    assert bus.failures == []
+    assert [step.step for step in steps] == [1, 2, 3]
+    assert [round(step.loss, 5) for step in steps] == facts["losses"]
+    assert all(step.total == 3 and step.tokens_per_s > 0 and step.figures["grad_norm"] > 0 for step in steps)
+    assert all(step.figures.keys() == {"grad_norm", "learning_rate"} for step in steps)
+    assert not bus.failures
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"batch_size": 8, "max_steps": 7}, [(1.0, 3), (2.0, 6)]),
+        # 24 rows in batches of 5: the last four rows of a pass are left out
+        ({"batch_size": 5, "max_steps": 4}, [(1.0, 4)]),
+        ({"batch_size": 6, "accumulate": 2, "max_steps": 3}, [(1.0, 2)]),
+    ],
+)
+def test_passes_over_the_rows_are_told(
+    lab: Any, tmp_path: Any, settings: dict[str, int], passes: list[tuple[float, int]]
+) -> None:
+    """Each time all rows were seen an epoch ends, right after its last step (B5)."""
+    bus, told = EventBus(), list[Event]()
+    bus.on_any(told.append)
+    trainer = registry.create("trainer", "sft", **settings, warmup_steps=0, dtype="float32", lora={"r": 4})
+    trainer.train(lab.base, lab.dataset, tmp_path, StepContext(17, bus))
+    ended = [position for position, event in enumerate(told) if isinstance(event, EpochFinished)]
+    assert [(told[i].data["epoch"], told[i].data["step"]) for i in ended] == passes
+    assert all(isinstance(told[i - 1], TrainStep) and told[i - 1].data["step"] == told[i].data["step"] for i in ended)
+
+
+@pytest.mark.parametrize(("rows", "batch_size", "expected"), [(24, 8, 24), (24, 5, 20), (3, 8, 3)])
+def test_rows_in_a_pass_are_those_of_the_order(rows: int, batch_size: int, expected: int) -> None:
+    """What counts as one pass is what the order takes before it begins anew."""
+    assert rows_in_a_pass(rows, batch_size) == len(bucketed_order([50] * rows, batch_size, 17, 1)) == expected
+
+
+def test_saved_weights_are_told(lab: Any, tmp_path: Any) -> None:
+    """The directory of a saved checkpoint can be opened while the event is handled (B5)."""
+    bus, saved = EventBus(), list[tuple[int, bool]]()
+    bus.on(CheckpointSaved, lambda event: saved.append((event.step, (Path(event.path) / WEIGHTS).is_file())))
+    lab.plan.train[0].build().train(lab.base, lab.dataset, tmp_path, StepContext(17, bus))
+    assert saved == [(3, True)]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

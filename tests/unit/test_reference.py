@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.core.events import catalogue
 from components.core.kinds import registry
 from flows.reference import page
 
@@ -20,3 +21,11 @@ def test_the_page_names_every_component() -> None:
     for kind in registry.kinds():
         for name in registry.names(kind):
             assert f"### {name}\n" in text
+
+
+def test_the_page_names_every_event() -> None:
+    """Every event has a line with its class, its topic and what it carries (B5)."""
+    text = page()
+    for cls in catalogue():
+        assert f"| `{cls.__name__}` | `{cls.topic}` | `" in text
+    assert "| `GateJudged` | `gate.judged` | `accepted: tuple[str, ...]`, `chosen: str \\| None` |" in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.config import MAX_BYTES, load_yaml
+from components.core.documents import MAX_BYTES, load_document
 from components.core.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def refused(path: Path, content: str | bytes) -> str:
     """The message with which this file content is refused."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ConfigError) as caught:
-        load_yaml(path)
+        load_document(path)
     return str(caught.value)
 
 
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 def test_plain_file_keeps_lines(file: Path) -> None:
     """A good file becomes plain data, and every key knows its line."""
     file.write_text("name: a\ntrain:\n  - type: sft\n    max_steps: 3\n")
-    document = load_yaml(file)
+    document = load_document(file)
     assert document.data == {"name": "a", "train": [{"type": "sft", "max_steps": 3}]}
     assert document.locate(("train", 0, "max_steps")) == f"{file}:4"
     assert document.locate(("train", 0, "absent")) == f"{file}:3"
@@ -37,13 +37,13 @@ def test_plain_file_keeps_lines(file: Path) -> None:
 def test_empty_file_is_an_empty_mapping(file: Path) -> None:
     """An empty file is an empty recipe, so that the missing keys are reported and not the emptiness."""
     file.write_text("# nothing\n")
-    assert load_yaml(file).data == {}
+    assert load_document(file).data == {}
 
 
 def test_scalars_are_typed(file: Path) -> None:
     """Numbers, booleans, null and text arrive as themselves."""
     file.write_text("a: 1\nb: 2.5e-4\nc: true\nd: null\ne: '7'\n")
-    assert load_yaml(file).data == {"a": 1, "b": 2.5e-4, "c": True, "d": None, "e": "7"}
+    assert load_document(file).data == {"a": 1, "b": 2.5e-4, "c": True, "d": None, "e": "7"}
 
 
 def test_duplicate_key(file: Path) -> None:
@@ -76,7 +76,7 @@ def test_oversize(file: Path) -> None:
 def test_largest_allowed(file: Path) -> None:
     """A file of exactly the limit is read."""
     file.write_bytes(b"a: 1\n" + b"#" * (MAX_BYTES - 5))
-    assert load_yaml(file).data == {"a": 1}
+    assert load_document(file).data == {"a": 1}
 
 
 def test_not_utf8(file: Path) -> None:
@@ -95,7 +95,7 @@ def test_python_tags_run_nothing(file: Path, text: str) -> None:
     """Tags that would build Python objects are refused or read as plain data, never executed."""
     file.write_text(text)
     try:
-        value = load_yaml(file).data["a"]
+        value = load_document(file).data["a"]
     except ConfigError:
         return
     assert isinstance(value, str | list)
@@ -105,13 +105,13 @@ def test_missing_file_suggests(tmp_path: Path) -> None:
     """A missing file is refused with the name of a file that looks alike."""
     (tmp_path / "quickstart.yaml").write_text("a: 1\n")
     with pytest.raises(ConfigError, match=r"does not exist; did you mean 'quickstart\.yaml'"):
-        load_yaml(tmp_path / "quickstrat.yaml")
+        load_document(tmp_path / "quickstrat.yaml")
 
 
 def test_missing_folder(tmp_path: Path) -> None:
     """A missing folder is an ordinary message too."""
     with pytest.raises(ConfigError, match="does not exist"):
-        load_yaml(tmp_path / "nowhere" / "a.yaml")
+        load_document(tmp_path / "nowhere" / "a.yaml")
 
 
 def test_unclosed_bracket(file: Path) -> None:
@@ -134,4 +134,4 @@ def test_key_that_is_no_text(file: Path) -> None:
     """A list as a key is read as text or refused, not a crash."""
     file.write_text("? [a, b]\n: 1\n")
     with contextlib.suppress(ConfigError):
-        assert all(isinstance(key, str) for key in load_yaml(file).data)
+        assert all(isinstance(key, str) for key in load_document(file).data)

@@ -1,0 +1,72 @@
+"""Secrets are named in a configuration, never written there: `token: env:HF_TOKEN`.
+
+So a recipe can be printed, logged, tracked and committed; the value is fetched where it is used, by `reveal()`.
+`masked` blots out revealed values in messages that others wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from pydantic_core import core_schema
+
+from components.core.errors import ConfigError
+
+_REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
+_SUSPICIOUS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
+MASK = "***"
+SHORTEST = 6
+"""Shorter values are not blotted out: they would take half of a message with them."""
+
+
+class Secret:
+    """The name of an environment variable that holds a secret."""
+
+    def __init__(self, reference: str) -> None:
+        found = _REFERENCE.fullmatch(reference)
+        if not found:
+            # the value itself is not repeated: it may be the secret
+            raise ConfigError(
+                "a secret is not written into a configuration; name its environment variable: env:HF_TOKEN"
+            )
+        self.variable = found[1]
+
+    def reveal(self) -> str:
+        """The secret itself; a ConfigError if the variable is not set."""
+        value = os.environ.get(self.variable)
+        if not value:
+            raise ConfigError(
+                f"the environment variable '{self.variable}' holds a secret and is not set; export it first"
+            )
+        return value
+
+    def __str__(self) -> str:
+        return f"env:{self.variable}"
+
+    def __repr__(self) -> str:
+        return f"Secret('{self}')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.variable == self.variable
+
+    def __hash__(self) -> int:
+        return hash(self.variable)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+        return core_schema.json_or_python_schema(
+            json_schema=text,
+            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), text], mode="left_to_right"),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+
+
+def masked(text: str) -> str:
+    """`text` without the values of environment variables that look like secrets by their name."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and _SUSPICIOUS.search(name) and value in text:
+            text = text.replace(value, MASK)
+    return text

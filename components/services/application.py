@@ -1,0 +1,134 @@
+"""Everything that a process holds: settings, plugins, one bus, the container of services. The composition root.
+
+    with Application(load_settings()) as app:
+        recipe = load_recipe(Path("configs/quickstart.yaml"))
+        with app.run(recipe) as run:
+            run.get(TrainingService).train(...)
+
+Code below a run asks `current()` for its services; nothing else is global.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from components.core.errors import WiringError
+from components.core.events import EventBus
+from components.core.health import Health, asked
+from components.core.kinds import registry
+from components.core.lifecycle import Instances
+from components.core.plugins import PluginManager
+from components.core.recipe import Recipe
+from components.core.registry import did_you_mean
+from components.core.settings import Settings, load_settings
+from components.services.workspace import Workspace
+
+if TYPE_CHECKING:
+    from components.core.container import Container, Scope
+
+_current: ContextVar[Scope] = ContextVar("postmill_scope")
+_application: ContextVar[Application] = ContextVar("postmill_application")
+
+
+class Application:
+    """Loads plugins when entered, unloads them when left."""
+
+    def __init__(self, settings: Settings | None = None, bus: EventBus | None = None) -> None:
+        self.settings = settings or load_settings()
+        self.bus = bus or EventBus()
+        self.workspace = Workspace(self.settings.folder, self.bus)
+        self.plugins = PluginManager(registry, self.bus, self.settings.plugins)
+        self.sinks = Instances(registry, self.bus)
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._closing.callback(_application.reset, _application.set(self))
+        self._closing.callback(self.plugins.close)
+        self.plugins.load_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closing.close()
+
+    def container(self, recipe: Recipe | None = None) -> Container:
+        """The services, wired as the recipe says; a WiringError tells what does not fit."""
+        from components.core.container import Container
+
+        given: dict[type, Any] = {Settings: self.settings, EventBus: self.bus, Workspace: self.workspace}
+        given[Application] = self
+        if recipe is None:
+            return Container(registry, {}, given, [_no_recipe])
+        for name in registry.names("section"):
+            given[registry.get("section", name)] = getattr(recipe, name)
+        return Container(registry, recipe.services, given | {Recipe: recipe})
+
+    @contextmanager
+    def run(self, recipe: Recipe) -> Iterator[Scope]:
+        """One scope of services for one run of a recipe, with the sinks open; `current()` below."""
+        with self._open_sinks(), self.container(recipe) as container, container.scope() as scope:
+            token = _current.set(scope)
+            try:
+                yield scope
+            finally:
+                _current.reset(token)
+
+    @contextmanager
+    def _open_sinks(self) -> Iterator[None]:
+        self._check_features()
+        with Instances(registry, self.bus) as self.sinks:
+            for name in registry.names("sink"):
+                if self.settings.monitoring.enabled and self.settings.feature(name):
+                    cls = registry.get("sink", name)
+                    folder = self.settings.folder / self.settings.monitoring.folder
+                    self.sinks.add(name, cls().attach(self.bus, folder), cls.requires)
+            self.sinks.start_all()
+            yield
+
+    def _check_features(self) -> None:
+        known = registry.names("sink")
+        unknown = [
+            f"features.{name}: no such feature{did_you_mean(name, known)} (known: {', '.join(known)})"
+            for name in self.settings.features
+            if name not in known
+        ]
+        if unknown:
+            raise WiringError(unknown)
+
+    def health(self) -> dict[str, Health]:
+        """Health of plugins, sinks and every singleton service that can tell."""
+        found = {"plugins": asked(self.plugins.health)}
+        found |= {f"sink {name}": health for name, health in self.sinks.health().items()}
+        with self.container() as container:
+            for choice in container.choices:
+                if choice.lifetime == "singleton" and hasattr(choice.cls, "health"):
+                    found[f"service {choice.role}"] = asked(partial(_health_of, container, choice.role))
+        return found
+
+
+def _health_of(container: Container, role: str) -> Health:
+    health: Health = container.get(role).health()
+    return health
+
+
+def _no_recipe() -> Recipe:
+    raise WiringError("this service belongs to the run of a recipe: open one with Application.run(recipe)")
+
+
+def current() -> Scope:
+    """The services of the run that this code belongs to."""
+    return _current.get()
+
+
+@contextmanager
+def application() -> Iterator[Application]:
+    """The application that the caller has opened, or one of our own."""
+    opened = _application.get(None)
+    if opened is not None:
+        yield opened
+        return
+    with Application() as own:
+        yield own

@@ -1,0 +1,59 @@
+"""The journal of a run: every event as one line of JSON, so that nothing about a run is lost with its terminal.
+
+tail -f logs/triage-*.jsonl | jq -c '[.event, .stage, .name]'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from io import TextIOWrapper
+
+from components.core.events import Event, RunStarted
+from components.core.health import Health
+from components.core.kinds import register
+from components.core.secret import masked
+from components.interfaces import Sink
+
+
+@register("sink", "journal")
+class Journal(Sink):
+    """One JSON Lines file a run, in the settings' `monitoring.folder`."""
+
+    _file: TextIOWrapper | None = None
+    _off: Callable[[], None] = staticmethod(lambda: None)
+
+    def setup(self) -> None:
+        self._off = self.bus.on_any(self._write)
+
+    def close(self) -> None:
+        self._off()
+        if self._file:
+            self._file.close()
+        self._file = None
+
+    def health(self) -> Health:
+        return Health("ok", f"writes to {self._file.name}" if self._file else "waits for a run")
+
+    def _write(self, event: Event) -> None:
+        if self._file is None or isinstance(event, RunStarted):
+            self._open(event.recipe if isinstance(event, RunStarted) else "process")
+        assert self._file is not None
+        line = {"time": round(event.time, 3), "event": event.topic, **event.data}
+        # a line at a time: whoever follows the file, or finds it after a crash, sees whole events
+        self._file.write(masked(json.dumps(line, ensure_ascii=False, default=str)) + "\n")
+
+    def _open(self, name: str) -> None:
+        if self._file:
+            self._file.close()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path = self.folder / f"{name}-{stamp}-{os.getpid()}.jsonl"
+        # what a run says of data and models is for its owner
+        self._file = open(path, "a", buffering=1, encoding="utf-8", opener=_private)  # noqa: SIM115  closed in close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,51 @@
+"""`postmill plugin`: which plugins there are, what became of them, and how to begin one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli_common import Overrides, clear_errors, console
+
+app = typer.Typer(name="plugin", help="List plugins, or begin one.", no_args_is_help=True)
+COLOURS = {"loaded": "green", "skipped": "yellow", "failed": "red"}
+
+
+@app.command("list")
+@clear_errors
+def list_(set_: Overrides = None) -> None:
+    """Every plugin found, what it brings, and why one is not loaded."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flows.session import session
+
+    with session(set_) as application:
+        reports = list(application.plugins.reports.values())
+    if not reports:
+        typer.echo("no plugins found. Begin one: postmill plugin new NAME")
+        return
+    table = Table("plugin", "version", "from", "state", "brings / reason")
+    for report in reports:
+        colour = COLOURS[report.outcome]
+        detail = report.reason or ", ".join(report.provides)
+        state = f"[{colour}]{report.outcome}[/]"
+        table.add_row(report.name, report.version, escape(report.origin), state, escape(detail))
+    console().print(table)
+
+
+@app.command()
+@clear_errors
+def new(
+    name: Annotated[str, typer.Argument(help="Lower-case name, for example acme")],
+    folder: Annotated[Path, typer.Option(help="Where to make the folder postmill-NAME")] = Path("."),
+) -> None:
+    """Write the skeleton of a plugin: an installable package with one component and a passing test."""
+    from flows.scaffold import new_plugin
+
+    for file in new_plugin(name, folder):
+        typer.echo(file)
+    place = folder / f"postmill-{name}"
+    typer.echo(f"\nNext:\n  pip install -e {place}\n  pytest {place}\n  postmill plugin list")

@@ -1,0 +1,58 @@
+"""What every command begins with: settings, plugins, and a recipe laid over with environment and command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.core.config import ALIASES, Override, environment_overrides, parse_assignments
+from components.core.documents import Document
+from components.core.recipe import Recipe, read_recipe, recipe_model
+from components.core.settings import DOTENV, Settings, dotenv, load_settings
+from components.services.application import Application
+
+
+@contextmanager
+def session(assignments: Sequence[str] | None = None) -> Iterator[Application]:
+    """The application of this process; `assignments` (`--set`) may name settings and keys of a recipe alike."""
+    from tasks import events  # noqa: F401  registers the sink that tells Prefect
+
+    settings = load_settings(split(assignments)[0])
+    logging.basicConfig(level=settings.monitoring.log_level, format="%(levelname)s %(name)s: %(message)s")
+    with Application(settings) as app:
+        yield app
+
+
+def split(assignments: Sequence[str] | None) -> tuple[list[Override], list[str]]:
+    """`--set` for the settings, and `--set` for the recipe."""
+    given = list(assignments or ())
+    parsed = parse_assignments(given)
+    ours = [override.key.partition(".")[0] in Settings.model_fields for override in parsed]
+    mine = [override for override, is_ours in zip(parsed, ours, strict=True) if is_ours]
+    return mine, [text for text, is_ours in zip(given, ours, strict=True) if not is_ours]
+
+
+def read(
+    app: Application, path: Path, assignments: Sequence[str] | None, overlays: Sequence[str] | None
+) -> tuple[Recipe, Document]:
+    """A recipe with every layer on it, and where each key came from."""
+    chosen = overlays or app.settings.environment
+    return read_recipe(path, split(assignments)[1], surroundings(), chosen)
+
+
+def surroundings() -> list[Override]:
+    """What `.env` and, above it, the environment say about a recipe."""
+    keys = [field.alias or name for name, field in recipe_model().model_fields.items()]
+    found = []
+    for place, environ in ((DOTENV, dotenv(Path(DOTENV))), ("environment", dict(os.environ))):
+        found += environment_overrides(environ, place, keys, Settings.model_fields)
+    return found
+
+
+def notices() -> list[str]:
+    """Variables without our prefix that change this run: they may be there for another program."""
+    places = {**dotenv(Path(DOTENV)), **os.environ}
+    return [f"{name}={places[name]} sets {key}" for name, key in ALIASES.items() if name in places]
