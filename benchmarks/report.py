@@ -23,6 +23,8 @@ class Figure:
     value: float
     unit: str
     target: str
+    beside: str = ""
+    """A number of somebody else's to read it against."""
 
     @property
     def holds(self) -> bool | None:
@@ -36,11 +38,11 @@ class Figure:
 def publish(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> bool:
     """Print the table and write the file; True if every target is met."""
     table = Table(title=f"bench-{name}", title_justify="left")
-    for column in ("figure", "value", "unit", "target", ""):
+    for column in ("figure", "value", "unit", "target", "", "beside"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for key, figure in figures.items():
         mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: ""}[figure.holds]
-        table.add_row(key, f"{figure.value:,.4g}", figure.unit, figure.target, mark)
+        table.add_row(key, f"{figure.value:,.4g}", figure.unit, figure.target, mark, figure.beside)
     Console(width=110).print(table)
     result = {
         "benchmark": name,

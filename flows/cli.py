@@ -6,7 +6,6 @@ postmill run configs/quickstart.yaml
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
@@ -134,7 +133,7 @@ def health(as_json: Annotated[bool, typer.Option("--json", help="For machines")]
 
     with session() as application:
         found = application.health()
-    typer.echo(json.dumps(dump(found), indent=2)) if as_json else print_health(console(), found)
+    typer.echo(dump(found)) if as_json else print_health(console(), found)
     _exit_if_failed(found)
 
 
@@ -148,7 +147,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines")]
 
     with session() as application:
         found = diagnose(application.settings.folder)
-    typer.echo(json.dumps(dump(found), indent=2)) if as_json else print_health(console(), found)
+    typer.echo(dump(found)) if as_json else print_health(console(), found)
     _exit_if_failed(found)
 
 

@@ -25,59 +25,67 @@ def show(
     """Print the settings and, if one is named, a recipe with every layer on it."""
     import yaml
 
-    from components.core.config import apply_overrides
-    from components.core.documents import Document
+    from components.core.errors import ConfigError
     from components.core.secret import masked
-    from components.core.settings import origins
+    from components.core.settings import read_settings
     from flows.session import read, session, split
 
+    for_settings, for_recipe = split(set_)
+    if recipe is None and for_recipe:
+        raise ConfigError([f"--set {text}: not a setting, and no recipe is named" for text in for_recipe])
     with session(set_) as app:
-        given = Document(Path("--set"), {}, {})
-        apply_overrides(given, split(set_)[0])
-        sections: dict[str, Any] = {"settings": app.settings.model_dump(mode="json")}
-        won = {"settings": origins(given)}
+        layers: dict[str, Any] = {"settings": read_settings(for_settings)}
         if recipe is not None:
-            plan, document = read(app, recipe, set_, env)
-            sections["recipe"] = plan.dump()
-            won["recipe"] = {".".join(key): place for key, place in document.places.items()}
+            layers["recipe"] = read(app, recipe, set_, env)
     if origin:
-        for name, plain in sections.items():
-            console().print(_table(name, plain, won[name]))
+        for name, (config, document) in layers.items():
+            console().print(_table(name, _dump(config), document), no_wrap=True, overflow="ignore", crop=False)
         return
+    sections = {name: _dump(config) for name, (config, _) in layers.items()}
     typer.echo(masked(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)), nl=False)
 
 
-def _table(name: str, plain: dict[str, Any], won: dict[str, str]) -> Any:
+def _dump(config: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    return plain
+
+
+def _table(name: str, plain: dict[str, Any], document: Any) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
     from components.core.secret import masked
 
     table = Table("key", "value", "from", title=name, title_justify="left")
-    for key, value in _leaves(plain, ""):
-        place = _origin(key, won)
+    for where, value in _leaves(plain, ()):
+        place = _origin(where, document)
         text = masked(json.dumps(value, ensure_ascii=False))
-        table.add_row(escape(key), escape(text), escape(place), style="dim" if place == "default" else None)
+        cells = (escape(cell) for cell in (".".join(where), text, place))
+        table.add_row(*cells, style="dim" if place == "default" else None)
     return table
 
 
-def _origin(key: str, won: dict[str, str]) -> str:
-    """The place of a key, or of the list or plain value that it is part of."""
-    if key in won:
-        return won[key]
-    parent = key.rpartition(".")[0]
-    inside_a_written_value = parent in won and not any(other.startswith(f"{parent}.") for other in won)
-    return won[parent] if inside_a_written_value else "default"
+def _origin(where: tuple[str, ...], document: Any) -> str:
+    """The place of a key, or of the plain value that stands for it (a preset's name); `default` if nobody set it."""
+    target = document.data
+    for key in where:
+        if isinstance(target, dict):
+            if key not in target:
+                return "default"
+            target = target[key]
+        elif isinstance(target, list):
+            target = target[int(key)]
+    return str(document.locate(where))
 
 
-def _leaves(value: Any, prefix: str) -> list[tuple[str, Any]]:
+def _leaves(value: Any, where: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
     if isinstance(value, dict) and value:
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and value and isinstance(value[0], dict | list):
         items = [(str(position), item) for position, item in enumerate(value)]
     else:
-        return [(prefix.rstrip("."), value)]
-    return [leaf for key, item in items for leaf in _leaves(item, f"{prefix}{key}.")]
+        return [(where, value)]
+    return [leaf for key, item in items for leaf in _leaves(item, (*where, key))]
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from flows.cli_common import Overrides, clear_errors, console
 
 app = typer.Typer(name="plugin", help="List plugins, or begin one.", no_args_is_help=True)
-COLOURS = {"loaded": "green", "skipped": "yellow", "failed": "red"}
+COLOURS = {"loaded": "green", "blocked": "dim", "skipped": "yellow", "failed": "red"}
 
 
 @app.command("list")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ MARKS: dict[Status, str] = {"ok": "[green]✓ ok[/]", "degraded": "[yellow]! deg
 
 def diagnose(root: Path) -> dict[str, Health]:
     """What every registered probe finds, by name; `root` is where runs live."""
-    return {name: asked(lambda name=name: _ask(name, root)) for name in registry.names("probe")}
+    return {name: asked(partial(_ask, name, root)) for name in registry.names("probe")}
 
 
 def _ask(name: str, root: Path) -> Health:
@@ -53,4 +54,5 @@ def as_json(found: Mapping[str, Health]) -> str:
         name: {"status": health.status, "detail": health.detail, "metrics": dict(health.metrics)}
         for name, health in found.items()
     }
-    return json.dumps({"status": worst(health.status for health in found.values()), "checks": checks}, indent=2)
+    status = worst(health.status for health in found.values())
+    return json.dumps({"status": status, "checks": checks}, indent=2, default=str)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -107,7 +109,7 @@ def _bare(annotation: Any) -> Any:
     if get_origin(annotation) is dict:
         return dict[tuple(_bare(argument) for argument in arguments)]  # type: ignore[misc]
     if get_origin(annotation) in (Union, UnionType):
-        return Union[tuple(_bare(argument) for argument in arguments)]  # noqa: UP007  made at run time
+        return reduce(or_, map(_bare, arguments))
     return annotation
 
 

@@ -122,11 +122,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-
 from components.core.events import EventBus
 from components.core.plugins import PluginApi
 from components.core.registry import Kind, Registry
 from components.interfaces import Measurement, Scoreboard
+
 from postmill_$name.plugin import ${cls}Plugin
 
 

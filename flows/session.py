@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.core.config import ALIASES, Override, environment_overrides, parse_assignments
+from components.core.config import (
+    ALIASES,
+    Override,
+    alias_overrides,
+    environment_overrides,
+    keys_of,
+    parse_assignments,
+    unknown_variables,
+)
 from components.core.documents import Document
+from components.core.errors import ConfigError
 from components.core.recipe import Recipe, read_recipe, recipe_model
-from components.core.settings import DOTENV, Settings, dotenv, load_settings
+from components.core.settings import DOTENV, Settings, environments, load_settings
 from components.services.application import Application
 
 
@@ -40,19 +48,25 @@ def read(
 ) -> tuple[Recipe, Document]:
     """A recipe with every layer on it, and where each key came from."""
     chosen = overlays or app.settings.environment
-    return read_recipe(path, split(assignments)[1], surroundings(), chosen)
+    recipe, document = read_recipe(path, split(assignments)[1], surroundings(), chosen)
+    document.files += [Path(DOTENV)] if Path(DOTENV).is_file() else []
+    return recipe, document
 
 
 def surroundings() -> list[Override]:
     """What `.env` and, above it, the environment say about a recipe."""
-    keys = [field.alias or name for name, field in recipe_model().model_fields.items()]
-    found = []
-    for place, environ in ((DOTENV, dotenv(Path(DOTENV))), ("environment", dict(os.environ))):
-        found += environment_overrides(environ, place, keys, Settings.model_fields)
+    keys = list(keys_of(recipe_model()))
+    found: list[Override] = []
+    problems: list[str] = []
+    for place, environ in environments():
+        problems += unknown_variables(environ, place, [*keys, *Settings.model_fields])
+        found += [*alias_overrides(environ, place), *environment_overrides(environ, place, keys)]
+    if problems:
+        raise ConfigError(problems)
     return found
 
 
 def notices() -> list[str]:
     """Variables without our prefix that change this run: they may be there for another program."""
-    places = {**dotenv(Path(DOTENV)), **os.environ}
-    return [f"{name}={places[name]} sets {key}" for name, key in ALIASES.items() if name in places]
+    said = {name: environ[name] for _, environ in environments() for name in ALIASES if name in environ}
+    return [f"{name}={value} sets {ALIASES[name]}" for name, value in said.items()]

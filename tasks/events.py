@@ -7,7 +7,6 @@ Progress of single steps is not sent: an automation has no use for it, and each 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from components.core.kinds import register
 from components.core.secret import masked
 from components.interfaces import Sink
 from components.services.evidence import REPORT
+from components.sinks.journal import plain
 
 TOO_MANY = (StageProgress, TrainStep)
 
@@ -49,8 +49,7 @@ class PrefectSink(Sink):
         from prefect.events import emit_event
 
         resource = {"prefect.resource.id": f"postmill.run.{self._run}", "prefect.resource.name": self._run}
-        payload = json.loads(masked(json.dumps(event.data, default=str)))
-        emit_event(event=f"postmill.{event.topic}", resource=resource, payload=payload)
+        emit_event(event=f"postmill.{event.topic}", resource=resource, payload=plain(event.data))
 
 
 def _show_report(folder: Path) -> None:
@@ -59,4 +58,4 @@ def _show_report(folder: Path) -> None:
 
     report = (folder / REPORT).read_text(encoding="utf-8")
     # Prefect's artifact keys are lower case letters, digits and dashes
-    create_markdown_artifact(markdown=report, key=re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()))
+    create_markdown_artifact(markdown=masked(report), key=re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()))

@@ -27,6 +27,7 @@ from components.services.optimization import OptimizationService
 from components.services.training import TrainingService
 
 F = Callable[..., Any]
+STORED: dict[str, Any] = {"persist_result": True, "result_serializer": "json"}
 
 
 def step(**options: Any) -> Callable[[F], F]:
@@ -40,13 +41,14 @@ def step(**options: Any) -> Callable[[F], F]:
             except StepSkipped as reason:
                 return Completed(name="Skipped", message=str(reason))
 
-        prefect_task = task(persist_result=True, result_serializer="json", **options)(body)
+        prefect_task = task(**STORED, **options)(body)
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             result = prefect_task(*args, **kwargs)
             return None if isinstance(result, State) else result
 
+        call.task = prefect_task  # type: ignore[attr-defined]
         return call
 
     return decorate

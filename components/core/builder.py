@@ -19,6 +19,7 @@ Every call returns a new pipeline, so a common beginning can be kept and continu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Self
 
 from components.core.recipe import Recipe, parse_recipe
@@ -65,11 +66,11 @@ class Pipeline:
         """Where an accepted variant goes; `rest` may hold `alias` and `prefer`."""
         return self._with("register", {"model": model, **rest})
 
-    def service(self, role: str, type: str, **config: Any) -> Self:
+    def service(self, role: str, type: str, /, **config: Any) -> Self:
         """Who fills a role."""
         return self._with("services", {**self._plain.get("services", {}), role: step(type, **config)})
 
-    def section(self, name: str, **config: Any) -> Self:
+    def section(self, name: str, /, **config: Any) -> Self:
         """A plugin's own section."""
         return self._with(name, config)
 
@@ -82,5 +83,5 @@ class Pipeline:
 
     def _with(self, key: str, value: Any) -> Self:
         other = type(self).__new__(type(self))
-        other._plain = {**self._plain, key: value}
+        other._plain = {**self._plain, key: deepcopy(value)}
         return other

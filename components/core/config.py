@@ -12,16 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from components.core.documents import Document
+from components.core.documents import MAX_DEPTH, Document, Where, parse_yaml, position
 from components.core.errors import ConfigError
 from components.core.registry import did_you_mean
 
 ENV_PREFIX = "POSTMILL_"
 ALIASES = {"MODEL_NAME": "model.name", "TRAINING_TYPE": "train.0.type", "BATCH_SIZE": "train.*.batch_size"}
-Where = tuple[str | int, ...]
+Location = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -33,95 +33,108 @@ class Override:
     place: str
 
 
-def environment_overrides(
-    environ: Mapping[str, str], place: str, known: Iterable[str], ignore: Iterable[str]
-) -> list[Override]:
-    """`POSTMILL_TRAIN__0__MAX_STEPS=10` -> `train.0.max_steps`. `known`: the recipe's keys, `ignore`: the settings'."""
-    found, problems = [], []
-    known, ignore = list(known), set(ignore)
-    for name, value in sorted(environ.items()):
-        if not name.startswith(ENV_PREFIX):
-            continue
-        key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-        first = key.partition(".")[0]
-        if first in ignore:
-            continue
-        if first not in known:
-            problems.append(
-                f"{place} {name}: neither a setting nor a key of a recipe{_name_hint(first, [*known, *ignore])}"
-            )
-        found.append(Override(key, value, f"{place} {name}"))
-    if problems:
-        raise ConfigError(problems)
-    aliases = [Override(key, environ[name], f"{place} {name}") for name, key in ALIASES.items() if name in environ]
-    return [*aliases, *found]
+def environment_overrides(environ: Mapping[str, str], place: str, known: Iterable[str]) -> list[Override]:
+    """`POSTMILL_TRAIN__0__MAX_STEPS=10` -> `train.0.max_steps`, for every name that begins with a `known` key."""
+    known = set(known)
+    found = [Override(_key(name), environ[name], f"{place} {name}") for name in sorted(environ) if _is_ours(name)]
+    return [override for override in found if override.key.partition(".")[0] in known]
+
+
+def alias_overrides(environ: Mapping[str, str], place: str) -> list[Override]:
+    """`MODEL_NAME` and the other names without our prefix."""
+    return [Override(key, environ[name], f"{place} {name}") for name, key in ALIASES.items() if name in environ]
+
+
+def unknown_variables(environ: Mapping[str, str], place: str, known: Iterable[str]) -> list[str]:
+    """A complaint about every variable with our prefix that begins with no `known` key."""
+    known = sorted(known)
+    words = {name: _key(name).partition(".")[0] for name in sorted(environ) if _is_ours(name)}
+    return [
+        f"{place} {name}: neither a setting nor a key of a recipe{_name_hint(word, known)}"
+        for name, word in words.items()
+        if word not in known
+    ]
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(ENV_PREFIX)
+
+
+def _key(name: str) -> str:
+    return name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
 
 
 def _name_hint(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else f" (known: {', '.join(sorted(known))})"
+    return f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else f" (known: {', '.join(known)})"
 
 
 def parse_assignments(assignments: Iterable[str]) -> list[Override]:
     """`["train.0.max_steps=10"]`, as given to `--set`."""
-    overrides = []
-    for text in assignments:
-        key, sign, value = text.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"--set {text!r}: write it as key=value, for example --set train.0.max_steps=10")
-        overrides.append(Override(key.strip(), value, "--set"))
-    return overrides
+    parts = [text.partition("=") for text in assignments]
+    wrong = [key + sign + value for key, sign, value in parts if not (sign and key.strip())]
+    if wrong:
+        raise ConfigError(
+            [f"--set {text!r}: write it as key=value, for example --set train.0.max_steps=10" for text in wrong]
+        )
+    return [Override(key.strip(), value, "--set") for key, _, value in parts]
 
 
 def apply_overrides(document: Document, overrides: Iterable[Override]) -> None:
-    """Set dotted keys in place; values are parsed as YAML scalars. A path through nothing is an error."""
-    problems = []
+    """Set dotted keys in place; values are parsed like YAML in a file. A path through nothing is an error."""
+    problems: list[str] = []
     for override in overrides:
+        said = f"{override.place} {override.key}"
         try:
-            value = yaml.safe_load(override.text)
+            value = parse_yaml(override.text, said, {})
             for where in _positions(document.data, override.key.split("."), ()):
                 _assign(document.data, where, value)
                 document.place(where, override.place)
-        except (LookupError, TypeError, yaml.YAMLError) as error:
-            reason = error.args[0] if error.args else error
-            problems.append(f"{override.place} {override.key}={override.text}: {reason}")
+        except ConfigError as error:
+            problems += error.problems
+        except (LookupError, TypeError) as error:
+            # the value is not repeated: it may be a secret
+            problems.append(f"{said}: {error.args[0]}")
     if problems:
         raise ConfigError(problems)
 
 
-def _positions(target: Any, keys: list[str], done: tuple[str, ...]) -> list[tuple[str, ...]]:
+def _positions(target: Any, keys: list[str], done: Where) -> list[Where]:
     """Where a dotted key points: in the spelling of the file, and to every position of a list for `*`."""
     if not keys:
         return [done]
+    if len(done) == MAX_DEPTH:
+        raise LookupError(f"deeper than {MAX_DEPTH} levels")
     key, rest = keys[0], keys[1:]
     if isinstance(target, list):
-        if key == "*":
-            return [where for i, item in enumerate(target) for where in _positions(item, rest, (*done, str(i)))]
-        if not key.isdigit() or int(key) >= len(target):
-            raise LookupError(f"'{key}' is not a position in '{'.'.join(done)}' (0..{len(target) - 1})")
-        return _positions(target[int(key)], rest, (*done, key))
+        positions = range(len(target)) if key == "*" and target else [position(key, target)]
+        return [where for at in positions for where in _positions(target[at], rest, (*done, str(at)))]
+    if key == "*":
+        raise LookupError(f"'*' stands for every position of a list, and '{'.'.join(done)}' is none")
     if isinstance(target, dict):
-        # environment variables arrive in lower case: prefer a key that stands in the file
-        key = next((k for k in target if k.lower() == key.lower()), key)
-        return _positions(target.get(key, {}), rest, (*done, key))
+        if key not in target:  # environment variables arrive in lower case: find the key that stands in the file
+            key = next((k for k in target if k.lower() == key.lower()), key)
+        return _positions(target.get(key), rest, (*done, key))
     if target is None:
-        return [(*done, key, *rest)]
+        return _positions({}, keys, done)
     raise TypeError(f"'{'.'.join(done)}' is a plain value and has no key '{key}'")
 
 
-def _assign(target: Any, where: tuple[str, ...], value: Any) -> None:
-    *path, last = where
-    for key in path:
-        index: Any = int(key) if isinstance(target, list) else key
-        if isinstance(target, dict) and target.get(index) is None:
-            target[index] = {}
-        target = target[index]
-    target[int(last) if isinstance(target, list) else last] = value
+def _assign(target: Any, where: Where, value: Any) -> None:
+    at: Any = int(where[0]) if isinstance(target, list) else where[0]
+    if len(where) > 1:
+        inner = target[at] if isinstance(target, list) else target.get(at)
+        inner = {} if inner is None else inner
+        _assign(inner, where[1:], value)
+        value = inner
+    target[at] = value
 
 
-def validation_problems(error: ValidationError, model: type[BaseModel], where: Where = ()) -> list[tuple[Where, str]]:
+def validation_problems(
+    error: ValidationError, model: type[BaseModel], where: Location = ()
+) -> list[tuple[Location, str]]:
     """Flatten a pydantic error, errors of nested component configs included, into (path, message) pairs."""
-    problems: list[tuple[Where, str]] = []
+    problems: list[tuple[Location, str]] = []
     for item in error.errors():
         at = (*where, *item["loc"])
         inner = (item.get("ctx") or {}).get("error")
@@ -136,7 +149,8 @@ def validation_problems(error: ValidationError, model: type[BaseModel], where: W
             problems.append((at, f"key '{at[-1]}' is required"))
         else:
             message = item["msg"].removeprefix("Value error, ")
-            problems.append((at, f"{message} (got {_short(item.get('input'))})"))
+            hint = "; a list is written [a, b]" if item["type"] in ("list_type", "tuple_type") else ""
+            problems.append((at, f"{message} (got {_short(item.get('input'))}){hint}"))
     return problems
 
 
@@ -160,11 +174,16 @@ def _key_hint(key: str, fields: list[str]) -> str:
 
 
 def _fields_at(model: Any, path: Iterable[str | int]) -> list[str]:
-    """Field names of the model nested at `path`, as far as annotations tell."""
+    """The keys of the model nested at `path`, as far as annotations tell."""
     for key in path:
-        field = getattr(model, "model_fields", {}).get(key)
+        field = keys_of(model).get(str(key))
         if field is None:
             continue
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(getattr(model, "model_fields", {}))
+    return list(keys_of(model))
+
+
+def keys_of(model: Any) -> dict[str, FieldInfo]:
+    """The fields of a model by the names that they have in a file."""
+    return {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}

@@ -16,21 +16,26 @@ made. A service with `__enter__` is entered when it is made and left when its li
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, get_type_hints, overload
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 import wireup
 from pydantic import ValidationError
-from wireup.errors import WireupError
+from wireup.errors import ContainerCloseError, WireupError
 
 from components.core.errors import WiringError
 from components.core.registry import Registry, did_you_mean, refusal
 from components.core.service import LIFETIMES, Lifetime, service_info
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,18 @@ class Scope:
     def get(self, what: str) -> Any: ...
     def get(self, what: Any) -> Any:
         """A service by the type that its role provides, or by the name of its role."""
-        if isinstance(what, str):
-            if what not in self._roles:
-                raise WiringError(f"no service '{what}'{did_you_mean(what, self._roles)}")
-            what = self._roles[what]
+        what = self._type(what)
         try:
             return self._inner.get(what)
         except WireupError as error:
             raise WiringError(f"cannot get {getattr(what, '__qualname__', what)}: {_readable(error)}") from error
+
+    def _type(self, what: Any) -> Any:
+        if not isinstance(what, str):
+            return what
+        if what not in self._roles:
+            raise WiringError(f"no service '{what}'{did_you_mean(what, self._roles)}")
+        return self._roles[what]
 
 
 class Container(Scope):
@@ -81,7 +90,10 @@ class Container(Scope):
         given = [wireup.instance(value, as_type=kind) for kind, value in (instances or {}).items()]
         given += [wireup.injectable(factory) for factory in factories]
         try:
-            inner = wireup.create_sync_container(injectables=[*given, *map(_injectable, self.choices)])
+            # tasks of one run may share its scope from several threads
+            inner = wireup.create_sync_container(
+                injectables=[*given, *map(_injectable, self.choices)], concurrent_scoped_access=True
+            )
         except WireupError as error:
             raise WiringError(f"services do not fit together: {_readable(error)}") from error
         super().__init__(inner, {choice.role: choice.provides for choice in self.choices})
@@ -89,24 +101,49 @@ class Container(Scope):
     @contextmanager
     def scope(self) -> Iterator[Scope]:
         """Scoped and transient services are made in here, and closed at its end."""
-        with self._inner.enter_scope() as scope:
+        scope = self._inner.enter_scope()
+        try:
             yield Scope(scope, self._roles)
+        except BaseException as error:
+            _close(partial(scope.__exit__, type(error), error, error.__traceback__), because=error)
+            raise
+        _close(scope.__exit__)
 
     @contextmanager
-    def override(self, what: type, replacement: Any) -> Iterator[None]:
+    def override(self, what: type | str, replacement: Any) -> Iterator[None]:
         """Give out `replacement` instead, for a test. Services made before keep what they got."""
-        with self._inner.override.injectable(what, new=replacement):
+        what, overrides = self._type(what), self._inner.override
+        try:
+            overrides.set(what, replacement)
+        except WireupError as error:
+            raise WiringError(_readable(error)) from error
+        try:
             yield
+        finally:
+            overrides.delete(what)
 
     def close(self) -> None:
-        """Close what has a `close`, in reverse order of making."""
-        self._inner.close()
+        """Leave what was entered, in reverse order of making. What one of them raises stops none of the others."""
+        _close(self._inner.close)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _close(self._inner.close, because=error)
+
+
+def _close(close: Callable[[], None], because: BaseException | None = None) -> None:
+    """Close; what that raises is only logged where it would hide the error that brought us here."""
+    failed: Exception | None = None
+    try:
+        close()
+    except ContainerCloseError as error:
+        failed = error.errors[0] if len(error.errors) == 1 else error
+    if failed and because:
+        log.warning("services failed to close", exc_info=failed)
+    elif failed:
+        raise failed
 
 
 def choose(registry: Registry, services: Mapping[str, Any]) -> list[_Choice]:
@@ -115,25 +152,36 @@ def choose(registry: Registry, services: Mapping[str, Any]) -> list[_Choice]:
     for name in registry.names("service"):
         cls = registry.get("service", name)
         roles.setdefault(service_info(name, cls).role, {})[name] = cls
-    unknown = [role for role in services if role not in roles]
-    if unknown:
-        known = ", ".join(sorted(roles))
-        raise WiringError(
-            [f"services.{role}: no such role{did_you_mean(role, roles)} (known: {known})" for role in unknown]
-        )
-    return [_choice(role, candidates, services.get(role)) for role, candidates in roles.items()]
+    known = ", ".join(sorted(roles))
+    problems = [
+        f"services.{role}: no such role{did_you_mean(role, roles)} (known: {known})"
+        for role in services
+        if role not in roles
+    ]
+    chosen: list[_Choice] = []
+    for role, candidates in roles.items():
+        try:
+            chosen.append(_choice(role, candidates, services.get(role)))
+        except WiringError as error:
+            problems += error.problems
+    if problems:
+        raise WiringError(problems)
+    return chosen
 
 
 def _choice(role: str, candidates: Mapping[str, type], wanted: Any) -> _Choice:
-    options = dict(wanted) if isinstance(wanted, Mapping) else {"type": wanted} if wanted else {}
+    options = dict(wanted) if isinstance(wanted, Mapping) else {} if wanted is None else {"type": wanted}
     name = options.pop("type", role if role in candidates or len(candidates) > 1 else next(iter(candidates)))
-    if name not in candidates:
-        known = ", ".join(sorted(candidates))
-        raise WiringError(f"services.{role}: no service '{name}'{did_you_mean(name, candidates)} (known: {known})")
+    known = ", ".join(sorted(candidates))
+    if name == role and role not in candidates:
+        raise WiringError(f"services.{role}: several fit and none is the default; choose one of {known}")
+    if name not in list(candidates):
+        raise WiringError(f"services.{role}: no service '{name}'{did_you_mean(str(name), candidates)} (known: {known})")
     cls = candidates[name]
     lifetime = options.pop("lifetime", service_info(name, cls).lifetime)
     if lifetime not in LIFETIMES:
-        raise WiringError(f"services.{role}.lifetime: '{lifetime}' is not one of {', '.join(LIFETIMES)}")
+        hint = did_you_mean(str(lifetime), LIFETIMES)
+        raise WiringError(f"services.{role}.lifetime: '{lifetime}' is not one of {', '.join(LIFETIMES)}{hint}")
     provides = service_info(role, candidates[role]).provides if role in candidates else service_info(name, cls).provides
     complaint = refusal(cls, provides)
     if complaint:
@@ -142,7 +190,7 @@ def _choice(role: str, candidates: Mapping[str, type], wanted: Any) -> _Choice:
 
 
 def _configured(role: str, cls: type, options: Mapping[str, Any]) -> Any:
-    model = getattr(cls, "Config", None)
+    model = getattr(cls, "Config", None) if "config" in inspect.signature(cls).parameters else None
     if model is None:
         if options:
             raise WiringError(f"services.{role}: {cls.__qualname__} takes no configuration, found {', '.join(options)}")
@@ -153,21 +201,18 @@ def _configured(role: str, cls: type, options: Mapping[str, Any]) -> Any:
         from components.core.config import validation_problems
 
         raise WiringError(
-            [f"services.{role}.{'.'.join(map(str, at))}: {text}" for at, text in validation_problems(error, model)]
+            [f"{'.'.join(['services', role, *map(str, at)])}: {text}" for at, text in validation_problems(error, model)]
         ) from error
 
 
 def _injectable(choice: _Choice) -> Any:
     """The class as a factory that wireup can call: configuration filled in, entered and left if it can be."""
     cls, config = choice.cls, choice.config
-    try:
-        hints = get_type_hints(_constructor(cls), localns=dict(vars(cls)))  # with its own Config
-    except NameError as error:
-        raise WiringError(f"service '{choice.name}' ({cls.__qualname__}): {error} in the hints of __init__") from error
+    hints = _hints(choice.name, cls)
     parameters = [
         parameter.replace(annotation=hints.get(name, parameter.annotation), kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(cls).parameters.items()
-        if not (name == "config" and config is not None)
+        if parameter.kind not in VARIADIC and not (name == "config" and config is not None)
     ]
     fixed = {"config": config} if config is not None else {}
 
@@ -188,12 +233,25 @@ def _injectable(choice: _Choice) -> Any:
     return wireup.injectable(factory, lifetime=choice.lifetime, as_type=provides)
 
 
-def _constructor(cls: Any) -> Any:
-    return cls.__init__
+def _hints(name: str, cls: Any) -> dict[str, Any]:
+    """What the constructor asks for. `X | None` asks for X; its default counts only where nobody provides X."""
+    own = {key: value for base in reversed(cls.__mro__) for key, value in vars(base).items()}  # its own Config
+    try:
+        hints = get_type_hints(cls.__init__, localns=own)
+    except Exception as error:
+        raise WiringError(
+            f"service '{name}' ({cls.__qualname__}): the hints of __init__ cannot be read: {error}"
+        ) from error
+    return {parameter: _without_none(hint) for parameter, hint in hints.items()}
+
+
+def _without_none(hint: Any) -> Any:
+    inner = [part for part in get_args(hint) if part is not NoneType]
+    return inner[0] if get_origin(hint) in (Union, UnionType) and len(inner) == 1 else hint
 
 
 def _readable(error: WireupError) -> str:
-    """wireup's message without addresses and without the factories that stand between it and the classes."""
-    text = re.sub(r"<function (\S+)\.(make|enter) at 0x\w+>", r"\1", str(error))
-    text = re.sub(r" \(created via [^)]*\)", "", text)
-    return " ".join(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text).split())
+    """wireup's message without addresses, links, and the factories that stand between it and the classes."""
+    text = re.sub(r"<function (\S+?)(?:\.make|\.enter)? at 0x\w+>", r"\1", str(error))
+    text = re.sub(r" \(created via [^)]*\)|See: https://\S+", "", text)
+    return " ".join(re.sub(r"<class '(?:[^']*\.)?(\w+)'>", r"\1", text).split())

@@ -10,7 +10,7 @@ with Instances(registry, bus) as running:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
@@ -59,33 +59,39 @@ class Managed:
 
     def move(self, to: State, error: str = "") -> None:
         """Change the state and say so on the bus; an illegal move changes nothing and raises."""
-        if to not in MOVES[self.state]:
-            allowed = ", ".join(sorted(MOVES[self.state]))
-            raise IllegalMove(f"component '{self.id}' is {self.state} and cannot become {to} (only: {allowed})")
+        self._check(to)
         before, self.state, self.error = self.state, to, error
         self.bus.emit(ComponentMoved(id=self.id, before=before, after=to, error=error))
 
     def start(self) -> None:
         """Run the component's `setup`; one that raises leaves the component failed and closed."""
-        if State.RUNNING not in MOVES[self.state]:
-            self.move(State.RUNNING)  # raises, naming both states
+        self._check(State.RUNNING)
         try:
             self.component.setup()
         except BaseException as error:
             self.move(State.FAILED, f"{type(error).__name__}: {error}")
-            self.component.close()
+            try:
+                self.component.close()
+            except Exception as second:  # the first error tells why it did not start
+                log.warning("component %s failed to close", self.id, exc_info=second)
             raise
         self.move(State.RUNNING)
 
     def stop(self) -> None:
-        """Run the component's `close`."""
+        """Run the component's `close`; one that raises leaves the component failed."""
+        self._check(State.STOPPED)
         try:
             self.component.close()
         except BaseException as error:
-            if self.state is State.RUNNING:
+            if self.state is not State.FAILED:
                 self.move(State.FAILED, f"{type(error).__name__}: {error}")
             raise
         self.move(State.STOPPED)
+
+    def _check(self, to: State) -> None:
+        if to not in MOVES[self.state]:
+            allowed = ", ".join(sorted(MOVES[self.state]))
+            raise IllegalMove(f"component '{self.id}' is {self.state} and cannot become {to} (only: {allowed})")
 
     def health(self) -> Health:
         """What the component says of itself; one that does not run is degraded or failed."""
@@ -126,12 +132,10 @@ class Instances:
     def stop(self, id: str) -> None:
         """Stop one component, and first those that require it."""
         wanted = self._at(id)
-        for managed in reversed(self._sorted()):
-            needs_it = id in self._order(managed.id)
-            if needs_it and managed.state is State.RUNNING:
-                managed.stop()
         if wanted.state is State.FAILED:
             wanted.stop()
+        else:
+            self._stop({name for name in self._running() if id in self._order(name)})
 
     def start_all(self) -> None:
         """Start everything in the order of requirements; missing ids and cycles are found before anything starts."""
@@ -141,15 +145,17 @@ class Instances:
 
     def stop_all(self) -> None:
         """Stop what runs, in reverse order. Every component is closed even if another one fails to."""
+        self._stop(self._running())
+
+    def _stop(self, names: Container[str]) -> None:
         errors = []
-        for managed in reversed(self._sorted(strict=False)):
-            if managed.state is not State.RUNNING:
-                continue
-            try:
-                managed.stop()
-            except Exception as error:
-                log.warning("component %s failed to stop", managed.id, exc_info=error)
-                errors.append(error)
+        for name in reversed(self._running()):
+            if name in names:
+                try:
+                    self._managed[name].stop()
+                except Exception as error:
+                    log.warning("component %s failed to stop", name, exc_info=error)
+                    errors.append(error)
         if errors:
             raise ExceptionGroup("components failed to stop", errors)
 
@@ -164,8 +170,12 @@ class Instances:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.stop_all()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.stop_all()
+        except ExceptionGroup:
+            if error is None:  # else the block's own error matters more, and this one is in the log
+                raise
 
     def _at(self, id: str) -> Managed:
         if id not in self._managed:
@@ -174,19 +184,24 @@ class Instances:
 
     def _order(self, id: str) -> list[str]:
         """`id` and everything below it, requirements first."""
-        needed, waiting = {id}, [self._at(id)]
+        graph: dict[str, tuple[str, ...]] = {}
+        waiting = [self._at(id)]
         while waiting:
-            for name in waiting.pop().requires:
-                if name not in needed:
-                    needed.add(name)
-                    waiting.append(self._at(name))
-        return [managed.id for managed in self._sorted(strict=False) if managed.id in needed]
+            managed = waiting.pop()
+            graph[managed.id] = managed.requires
+            waiting += [self._managed[name] for name in managed.requires if name in self._managed.keys() - graph]
+        refuse_missing(graph, "component")
+        return ordered(graph, "components")
 
-    def _sorted(self, strict: bool = True) -> list[Managed]:
+    def _running(self) -> list[str]:
+        """What runs, requirements first; what could never start is left out, however it is wired."""
+        graph = {name: one.requires for name, one in self._managed.items() if one.state is State.RUNNING}
+        return [name for name in ordered(graph, "components") if name in graph]
+
+    def _sorted(self) -> list[Managed]:
         graph = {name: managed.requires for name, managed in self._managed.items()}
-        if strict:
-            refuse_missing(graph, "component")
-        return [self._managed[name] for name in ordered(graph, "components") if name in self._managed]
+        refuse_missing(graph, "component")
+        return [self._managed[name] for name in ordered(graph, "components")]
 
 
 def refuse_missing(graph: dict[str, tuple[str, ...]], what: str) -> None:

@@ -63,7 +63,7 @@ def installed(entry_points: Iterable[metadata.EntryPoint]) -> Iterator[Candidate
         try:
             yield _from_metadata(entry_point, distribution, origin)
         except (InvalidVersion, InvalidRequirement, InvalidSpecifier) as error:
-            yield Candidate(entry_point.name, origin, problem=f"its metadata is not valid: {error}")
+            yield Candidate(entry_point.name, origin, problem=_invalid(error))
 
 
 def _from_metadata(entry_point: metadata.EntryPoint, distribution: metadata.Distribution, origin: str) -> Candidate:
@@ -79,6 +79,11 @@ def _from_metadata(entry_point: metadata.EntryPoint, distribution: metadata.Dist
         distribution=canonicalize_name(distribution.name),
         load=entry_point.load,
     )
+
+
+def _invalid(error: Exception) -> str:
+    # packaging draws an arrow below the mistake, in a line of its own
+    return f"its metadata is not valid: {' '.join(str(error).split()).rstrip(' ~^')}"
 
 
 def in_directory(directory: Path) -> Iterator[Candidate]:
@@ -109,7 +114,7 @@ def _from_source(name: str, source: Path) -> Candidate:
             _refuse_if_open(path)
         return _described(name, source, _read_facts(source))
     except (InvalidVersion, InvalidRequirement, InvalidSpecifier) as error:
-        return Candidate(name, str(source), problem=f"its metadata is not valid: {error}")
+        return Candidate(name, str(source), problem=_invalid(error))
     except (SyntaxError, ValueError, OSError, RecursionError, PluginError) as error:
         line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         return Candidate(name, str(source), problem=f"{getattr(error, 'msg', error)}{line}")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 GROUP = "postmill.plugins"
-Outcome = Literal["loaded", "skipped", "failed", "unloaded"]
+Outcome = Literal["loaded", "blocked", "skipped", "failed", "unloaded"]
+"""Blocked: by the settings. Skipped: something it needs is missing or does not fit. Failed: it is broken."""
 
 
 class PluginSettings(StrictConfig):
@@ -65,6 +66,9 @@ class PluginApi:
 
     def section(self, name: str, model: type[StrictConfig]) -> None:
         """Give recipes a section `name`, checked by `model`."""
+        from components.core.recipe import check_section_name
+
+        check_section_name(name)
         self.component("section", name, model)
 
     def service(self, name: str, target: type) -> None:
@@ -187,21 +191,18 @@ class PluginManager:
 
     def health(self) -> Health:
         """Degraded while a plugin that should be there is not."""
-        refused = [str(report) for report in self.reports.values() if report.outcome == "failed"]
+        refused = [str(report) for report in self.reports.values() if report.outcome in ("skipped", "failed")]
         figures = {"loaded": len(self._loaded), "refused": len(refused)}
         return Health("degraded" if refused else "ok", "; ".join(refused), figures)
 
     # ------------------------------------------------------------ one plugin
 
     def _try(self, candidate: Candidate, known: dict[str, Candidate]) -> None:
-        refusal = self._not_allowed(candidate)  # first, so that a broken plugin can be silenced
-        obstacle = refusal or candidate.problem or self._obstacle(candidate, known)
-        if obstacle:
-            self._refuse(candidate, "failed" if obstacle == candidate.problem else "skipped", obstacle)
+        outcome, reason = self._verdict(candidate, known)
+        if outcome != "loaded":
+            self._refuse(candidate, outcome, reason)
             return
         ledger, owner = ExitStack(), _owner(candidate.name)
-        for kind in self.registry.kinds():
-            self.registry.names(kind)  # the built-in ones first: a plugin that imports one must not come to own it
         try:
             plugin = self._import(candidate)
             with self.registry.owned_by(owner):
@@ -238,14 +239,19 @@ class PluginManager:
             raise PluginError(f"{found!r} is not a class that extends components.core.plugins.Plugin")
         return found()
 
-    def _not_allowed(self, candidate: Candidate) -> str:
+    def _verdict(self, candidate: Candidate, known: dict[str, Candidate]) -> tuple[Outcome, str]:
+        """Whether the plugin may be loaded now, and if not, why."""
         settings, name = self.settings, candidate.name
-        if name in settings.block or (settings.allow is not None and name not in settings.allow):
-            return "the settings do not allow it (plugins.allow, plugins.block)"
-        return ""
+        if name in settings.block:  # asked first, so that a broken plugin can be silenced
+            return "blocked", "the settings block it (plugins.block)"
+        if candidate.problem:
+            return "failed", candidate.problem
+        if settings.allow is not None and name not in settings.allow:
+            return "blocked", "the settings do not allow it (plugins.allow)"
+        unmet = self._unmet_requirement(candidate, known)
+        return ("skipped", unmet) if unmet else ("loaded", "")
 
-    def _obstacle(self, candidate: Candidate, known: dict[str, Candidate]) -> str:
-        """Why the plugin must not be loaded now, or an empty string."""
+    def _unmet_requirement(self, candidate: Candidate, known: dict[str, Candidate]) -> str:
         host = _installed_version("postmill")  # none in a source tree that is not installed
         if host and not candidate.host.contains(host, prereleases=True):
             return f"it needs postmill{candidate.host}, this is {host}"
@@ -295,7 +301,7 @@ class PluginManager:
                 return [candidates[name] for name in TopologicalSorter(graph).static_order()]
             except CycleError as error:
                 circle = error.args[1]
-                for name in set(circle):
+                for name in dict.fromkeys(circle):
                     self._refuse(candidates[name], "skipped", f"plugins need each other: {' -> '.join(circle)}")
                     del graph[name]
                 graph = {name: [need for need in needs if need in graph] for name, needs in graph.items()}

@@ -63,7 +63,7 @@ def _collect(module: str, seen: dict[str, str]) -> None:
     seen[module] = source
     # a plugin's component goes stale with its own package, and with what it takes from here
     followed = {module.partition(".")[0], "components"}
-    for name in _imports(source):
+    for name in _imports(source, module):
         if name.partition(".")[0] in followed and name not in NEUTRAL:
             _collect(name, seen)
 
@@ -85,15 +85,25 @@ def _source(module: str) -> str | None:
     return None
 
 
-def _imports(source: str) -> set[str]:
+def _imports(source: str, module: str) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
             # `from package import module` names a module too; what is no module has no source and is passed over
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            for origin in _origins(node, module):
+                found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
     return found
+
+
+def _origins(node: ast.ImportFrom, module: str) -> list[str]:
+    """What `from ... import` imports from; a leading dot is the package that the module is, or is in."""
+    if not node.level:
+        return [node.module or ""]
+    parts = module.split(".")
+    packages = [parts[: len(parts) - node.level + inside] for inside in (0, 1)]
+    return [".".join([*package, *([node.module] if node.module else [])]) for package in packages if package]
 
 
 def git_state(root: Path) -> dict[str, str]:

@@ -225,6 +225,13 @@ class Recipe(StrictConfig):
         return parse_recipe(document.data, document)
 
 
+def check_section_name(name: str) -> None:
+    """Refuse a plugin's section whose name is not free, or could not be written down."""
+    taken = {"extends", *Recipe.model_fields, *(field.alias for field in Recipe.model_fields.values() if field.alias)}
+    if name in taken or hasattr(Recipe, name) or not name.isidentifier() or name.startswith("_"):
+        raise ConfigError(f"a plugin cannot add the section '{name}' to recipes; choose a name of its own")
+
+
 def recipe_model() -> type[Recipe]:
     """`Recipe` with the sections of the loaded plugins."""
     names = registry.names("section")

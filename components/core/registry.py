@@ -14,8 +14,9 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, TypeVar, is_typeddict
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from components.core.errors import ConfigError
 
 T = TypeVar("T", bound=type)
 BUILT_IN = "postmill"
+OWN_PACKAGES = ("components.", "tasks.", "flows.")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def resolve(target: str) -> Any:
     """Import `"package.module:Name"` and return what it names."""
     module, _, attribute = target.partition(":")
+    if not (module and attribute):
+        raise ImportError("write it as package.module:Class")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -72,6 +76,7 @@ class Registry:
         self._discovered: set[str] = set()
         self._frozen = ""
         self._owner = BUILT_IN
+        self._lock = RLock()  # who asks while another thread discovers or registers waits until all is there
         for kind in kinds:
             self.add_kind(kind)
 
@@ -90,7 +95,11 @@ class Registry:
         """Class decorator that puts a component into the table."""
 
         def decorate(cls: T) -> T:
-            self.add(kind, name, cls)
+            home = self._known(kind).package
+            ours = cls.__module__.startswith((*OWN_PACKAGES, f"{home}." if home else OWN_PACKAGES[0]))
+            # our own modules may be imported first by a plugin that extends one of their classes
+            with self.owned_by(BUILT_IN) if ours else nullcontext():
+                self.add(kind, name, cls)
             return cls
 
         return decorate
@@ -100,11 +109,11 @@ class Registry:
         # the built-in names first: a plugin must not take one of them merely by being early
         entries = self._load(kind) if self._owner != BUILT_IN else self._entries[self._known(kind).name]
         self._refuse_if_frozen(f"{kind} '{name}'")
+        if not isinstance(target, str):
+            self._check_base(kind, name, target)
         entry = Entry(target, self._owner)
         if name in entries:
             raise ConfigError(f"{kind} '{name}' is registered twice: by {entries[name]} and by {entry}")
-        if isinstance(target, type):
-            self._check_base(kind, name, target)
         entries[name] = entry
 
     def forget(self, owner: str) -> None:
@@ -133,21 +142,23 @@ class Registry:
     @contextmanager
     def owned_by(self, owner: str) -> Iterator[None]:
         """Registrations below belong to `owner`, which listings and error messages name. Lifts a freeze meanwhile."""
-        before = self._owner, self._frozen
-        self._owner, self._frozen = owner, ""
-        try:
-            yield
-        finally:
-            self._owner, self._frozen = before
+        with self._lock:
+            before = self._owner, self._frozen
+            self._owner, self._frozen = owner, ""
+            try:
+                yield
+            finally:
+                self._owner, self._frozen = before
 
     @contextmanager
     def sealed(self, reason: str) -> Iterator[None]:
         """Refuse changes below, with this reason."""
-        before, self._frozen = self._frozen, reason
-        try:
-            yield
-        finally:
-            self._frozen = before
+        with self._lock:
+            before, self._frozen = self._frozen, reason
+            try:
+                yield
+            finally:
+                self._frozen = before
 
     def freeze(self) -> None:
         """Load every kind and refuse further changes."""
@@ -164,8 +175,10 @@ class Registry:
             return entry.target
         try:
             target = resolve(entry.target)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{kind} '{name}' cannot be loaded from {entry}: {error}") from error
+        except Exception as error:  # a stranger's module: whatever it raises is its own failure
+            raise ConfigError(
+                f"{kind} '{name}' cannot be loaded from {entry}: {type(error).__name__}: {error}"
+            ) from error
         self._check_base(kind, name, target)
         self._entries[kind][name] = Entry(target, entry.owner)
         return target
@@ -181,15 +194,21 @@ class Registry:
     def create(self, kind: str, name: str, /, **config: Any) -> Any:
         """Validate `config` with the component's own `Config` and build the component."""
         cls = self.get(kind, name)
+        model = getattr(cls, "Config", None)
+        if model is None:  # what answers to a Protocol need not have one
+            if config:
+                raise ConfigError(f"{kind} '{name}' takes no configuration, found {', '.join(config)}")
+            return cls()
         try:
-            return cls(cls.Config.model_validate(config))
+            checked = model.model_validate(config)
         except ValidationError as error:
             from components.core.config import validation_problems
 
-            problems = validation_problems(error, cls.Config)
+            problems = validation_problems(error, model)
             raise ConfigError(
-                [f"{kind} '{name}': {'.'.join(map(str, at))}: {text}" for at, text in problems]
+                [": ".join([f"{kind} '{name}'", *filter(None, [_dotted(at)]), text]) for at, text in problems]
             ) from error
+        return cls(checked)
 
     def factory(self, kind: str) -> Factory:
         """`create` and `register` for one kind: `registry.factory("gate").create("budget", max={...})`."""
@@ -215,9 +234,9 @@ class Registry:
     def _load(self, kind: str) -> dict[str, Entry]:
         package_name = self._known(kind).package
         if package_name and kind not in self._discovered:
-            self._discovered.add(kind)
             with self.owned_by(BUILT_IN):
                 _import_modules(package_name)
+            self._discovered.add(kind)  # not before: a module that cannot be imported is told every time
         return self._entries[kind]
 
     def _check_base(self, kind: str, name: str, target: Any) -> None:
@@ -252,10 +271,13 @@ def refusal(target: Any, base: type) -> str | None:
     """Why `target` does not answer to `base` (a class it must extend, or a Protocol it must satisfy), or None."""
     if not isinstance(target, type) or is_typeddict(target):
         return f"{target!r} is not a class"
-    if not getattr(base, "_is_protocol", False):
-        return None if issubclass(target, base) else f"{target.__qualname__} must extend {base.__qualname__}"
-    missing = sorted(name for name in _asked_for(base) if not hasattr(target, name))
-    return f"{target.__qualname__} lacks {', '.join(missing)} of {base.__qualname__}" if missing else None
+    missing = set(getattr(target, "__abstractmethods__", ()))
+    if getattr(base, "_is_protocol", False):
+        declared = {name for cls in target.__mro__ for name in inspect.get_annotations(cls)}  # and set in `__init__`
+        missing |= {name for name in _asked_for(base) - declared if not hasattr(target, name)}
+    elif not issubclass(target, base):
+        return f"{target.__qualname__} must extend {base.__qualname__}"
+    return f"{target.__qualname__} lacks {', '.join(sorted(missing))} of {base.__qualname__}" if missing else None
 
 
 def _asked_for(protocol: type) -> set[str]:
@@ -265,6 +287,10 @@ def _asked_for(protocol: type) -> set[str]:
         if getattr(cls, "_is_protocol", False):
             names |= set(inspect.get_annotations(cls)) | set(vars(cls))
     return {name for name in names if not name.startswith("_")}
+
+
+def _dotted(at: Iterable[str | int]) -> str:
+    return ".".join(map(str, at))
 
 
 def _import_modules(package_name: str) -> None:

@@ -18,7 +18,11 @@ def recipe_schema() -> dict[str, Any]:
     """The schema of a recipe file, every registered component included."""
     schema = recipe_model().model_json_schema(by_alias=True)
     definitions: dict[str, Any] = schema.pop("$defs", {})
-    schema["properties"]["extends"] = {"type": ["string", "array"], "description": "files below this one"}
+    schema["properties"]["extends"] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
+        "description": "files below this one",
+    }
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
     used: set[str] = set()
     body = _linked({**schema, "$defs": definitions}, used)
     for kind in sorted(used):

@@ -15,7 +15,9 @@ from pydantic_core import core_schema
 from components.core.errors import ConfigError
 
 _REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
-_SUSPICIOUS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)", re.IGNORECASE)
+_SUSPICIOUS = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(API|ACCESS|PRIVATE)_?KEY|CREDENTIAL", re.IGNORECASE)
+_revealed: set[str] = set()
+"""Variables that were read as secrets, whatever their name."""
 MASK = "***"
 SHORTEST = 6
 """Shorter values are not blotted out: they would take half of a message with them."""
@@ -25,7 +27,7 @@ class Secret:
     """The name of an environment variable that holds a secret."""
 
     def __init__(self, reference: str) -> None:
-        found = _REFERENCE.fullmatch(reference)
+        found = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
         if not found:
             # the value itself is not repeated: it may be the secret
             raise ConfigError(
@@ -35,6 +37,7 @@ class Secret:
 
     def reveal(self) -> str:
         """The secret itself; a ConfigError if the variable is not set."""
+        _revealed.add(self.variable)
         value = os.environ.get(self.variable)
         if not value:
             raise ConfigError(
@@ -56,17 +59,18 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
-        text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
-        return core_schema.json_or_python_schema(
-            json_schema=text,
-            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), text], mode="left_to_right"),
+        # a plain function: pydantic's own checks would repeat a wrong value, which may be the secret
+        return core_schema.no_info_plain_validator_function(
+            lambda given: given if isinstance(given, cls) else cls(given),
+            json_schema_input_schema=core_schema.str_schema(pattern=f"^{_REFERENCE.pattern}$"),
             serialization=core_schema.to_string_ser_schema(),
         )
 
 
 def masked(text: str) -> str:
-    """`text` without the values of environment variables that look like secrets by their name."""
-    for name, value in os.environ.items():
-        if len(value) >= SHORTEST and _SUSPICIOUS.search(name) and value in text:
+    """`text` without the values of revealed secrets, and of variables that look like secrets by their name."""
+    secret = {value for name, value in os.environ.items() if name in _revealed or _SUSPICIOUS.search(name)}
+    for value in sorted(secret, key=len, reverse=True):  # one may be the beginning of another
+        if len(value) >= SHORTEST:
             text = text.replace(value, MASK)
     return text

@@ -18,9 +18,14 @@ def read(path: str | Path) -> str:
         return ""
 
 
+def cgroup(name: str) -> str:
+    """What the kernel says of this process's container."""
+    return read(CGROUP / name)
+
+
 def container_limit(name: str) -> float | None:
     """A limit that the container sets (cgroup v2): bytes, or processors for `cpu.max`; None where there is none."""
-    value, _, period = read(CGROUP / name).strip().partition(" ")
+    value, _, period = cgroup(name).strip().partition(" ")
     if not value.isdigit():
         return None
     return int(value) / int(period or 1)

@@ -2,71 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from components.core.component import StrictConfig
-from components.core.health import Health, Status, worst
+from components.core.health import Health, worst
 from components.core.kinds import register
-from components.core.machine import machine
 from components.interfaces import Probe
-from components.probes._system import fits, installed
-
-
-@dataclass(frozen=True)
-class Combination:
-    """Something known to be bad, met when all of its conditions hold: packages, variables (unset is ""), files."""
-
-    what: str
-    why: str
-    remedy: str
-    source: str
-    packages: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
-    files: str = ""
-    status: Status = "failed"
-
-    def met(self, root: Path) -> bool:
-        """Whether this machine is in that state; `files` is a pattern below `root`."""
-        return (
-            all(fits(installed(name), specifier) for name, specifier in self.packages.items())
-            and all(is_bad(os.environ.get(name, "")) for name, is_bad in self.variables.items())
-            and (not self.files or any(root.glob(self.files)))
-        )
-
-
-def _vulnerable(name: str, fixed_in: str, why: str, source: str, status: Status = "failed") -> Combination:
-    remedy = f"run `pip install '{name}>={fixed_in}'`"
-    return Combination(f"{name} older than {fixed_in}", why, remedy, source, {name: f"<{fixed_in}"}, status=status)
-
-
-def _number(text: str) -> float:
-    """Of `"4,2"` the first; what is no number compares false with everything."""
-    try:
-        return float(text.partition(",")[0])
-    except ValueError:
-        return math.nan
-
-
-def _below(limit: float) -> Callable[[str], bool]:
-    return lambda text: _number(text) < limit
-
-
-def _more_than_cores(text: str) -> bool:
-    return _number(text) > machine().cores
-
-
-def _is_true(text: str) -> bool:
-    return text.strip().lower() in ("true", "1")
-
-
-def _is_file_store(uri: str) -> bool:
-    return uri not in ("", "databricks", "databricks-uc", "uc") and urlsplit(uri).scheme in ("", "file")
-
+from components.probes._combination import Combination, below, is_file_store, is_true, more_than_cores, vulnerable
 
 RECORDER = "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER"
 KNOWN_BAD = (
@@ -74,7 +16,7 @@ KNOWN_BAD = (
         what="SQLAlchemy 2.1 under Prefect 3.8",
         why="the scheduler fails in every round, and scheduled runs never start",
         remedy="run `pip install 'sqlalchemy[asyncio]>=2.0,<2.1'`",
-        source="Prefect 3.8.8: 3 servers of 3 on SQLAlchemy 2.1.9, none on 2.0.58",
+        source="Prefect 3.8.8: so on SQLAlchemy 2.1.9 in 3 starts of 3; on 2.0.58 every scheduled run started",
         packages={"prefect": "==3.8.*", "sqlalchemy": ">=2.1"},
     ),
     Combination(
@@ -98,7 +40,7 @@ KNOWN_BAD = (
         remedy="unset it, or set it to a database: sqlite:////absolute/path/mlflow.db",
         source="mlflow/mlflow#18534",
         packages={"mlflow": ">=3.13"},
-        variables={"MLFLOW_TRACKING_URI": _is_file_store, "MLFLOW_ALLOW_FILE_STORE": lambda text: not _is_true(text)},
+        variables={"MLFLOW_TRACKING_URI": is_file_store, "MLFLOW_ALLOW_FILE_STORE": lambda text: not is_true(text)},
     ),
     Combination(
         what="runs of an MLflow file store lie in mlruns",
@@ -115,7 +57,7 @@ KNOWN_BAD = (
         remedy="unset it, and Postmill switches it off",
         source="MLflow 3.17.2, whose own default is on",
         packages={"mlflow": ""},
-        variables={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": _is_true},
+        variables={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": is_true},
         status="degraded",
     ),
     Combination(
@@ -123,7 +65,7 @@ KNOWN_BAD = (
         why="Prefect cuts it to 0 seconds, and its server keeps a whole core busy",
         remedy="set it to 1, or unset it",
         source="prefect/server/services/task_run_recorder.py of 3.8.8: flush_every=int(flush_interval)",
-        variables={f"{RECORDER}_FLUSH_INTERVAL": _below(1)},
+        variables={f"{RECORDER}_FLUSH_INTERVAL": below(1)},
         status="degraded",
     ),
     Combination(
@@ -131,24 +73,24 @@ KNOWN_BAD = (
         why="the embedded server stops before it has written quick tasks down (6 to 20 of 100 were recorded)",
         remedy="set it to 50, or unset it",
         source="PrefectHQ/prefect#21057",
-        variables={f"{RECORDER}_BATCH_SIZE": _below(2)},
+        variables={f"{RECORDER}_BATCH_SIZE": below(2)},
         status="degraded",
     ),
     Combination(
         what="OMP_NUM_THREADS is more than the usable cores",
-        why="threads wait for each other, and everything is slower",
+        why="more threads start than can run, and wait for each other",
         remedy="unset it, or set it to the number of cores that `postmill doctor` reports under cpu",
-        source="OpenMP takes the variable as it is and does not look at the cores",
-        variables={"OMP_NUM_THREADS": _more_than_cores},
+        source="torch 2.13.0 cuts 64 to the 2 cores of a machine, but not to the 1 core that a process may use",
+        variables={"OMP_NUM_THREADS": more_than_cores},
         status="degraded",
     ),
-    _vulnerable("torch", "2.10", "a checkpoint can run code in spite of weights_only=True", "CVE-2026-24747"),
-    _vulnerable("transformers", "5.3", "a model's config.json can fetch and run code", "CVE-2026-4372"),
-    _vulnerable("onnx", "1.21", "a model can read files outside its folder", "CVE-2026-34446, CVE-2026-34447"),
-    _vulnerable("mlflow", "3.13", "its guard against pickled code has gaps", "CVE-2026-4137, GHSA-v26q-23qw-4825"),
-    _vulnerable("prefect", "3.6.28", "its server answers requests without a password", "CVE-2026-7722, CVE-2026-7723"),
-    _vulnerable("starlette", "0.49.1", "a crafted Range header stalls a server", "CVE-2025-62727", "degraded"),
-    _vulnerable("vllm", "0.23.1rc0", "a GGUF file can show one user another's data", "CVE-2026-53923", "degraded"),
+    vulnerable("torch", "2.10", "a checkpoint can run code in spite of weights_only=True", "CVE-2026-24747"),
+    vulnerable("transformers", "5.3", "a model's config.json can fetch and run code", "CVE-2026-4372"),
+    vulnerable("onnx", "1.21", "a model can read files outside its folder", "CVE-2026-34446, CVE-2026-34447"),
+    vulnerable("mlflow", "3.13", "its guard against pickled code has gaps", "CVE-2026-4137, GHSA-v26q-23qw-4825"),
+    vulnerable("prefect", "3.6.28", "its server answers requests without a password", "CVE-2026-7722, CVE-2026-7723"),
+    vulnerable("starlette", "0.49.1", "a crafted Range header stalls a server", "CVE-2025-62727", "degraded"),
+    vulnerable("vllm", "0.23.1rc0", "a GGUF file can show one user another's data", "CVE-2026-53923", "degraded"),
 )
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import urllib.error
 import urllib.request
-from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat
 
@@ -37,7 +36,7 @@ class PrefectProbe(Probe):
         return Health("ok", f"the server at {shown} answers", {"server": shown})
 
     def _problem(self, url: str) -> str:
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not url.lower().startswith(("http://", "https://")):
             return "not an http address"
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=self.config.timeout_s) as answer:

@@ -17,7 +17,7 @@ from components.core.health import Health
 from components.core.kinds import register
 from components.core.machine import human_bytes
 from components.interfaces import Probe
-from components.probes._system import container_limit, read
+from components.probes._system import cgroup, container_limit, read
 
 GB = 1000**3
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs"))
@@ -53,7 +53,7 @@ def _memory() -> tuple[int, int]:
     if limit is None or used is None or limit >= memory.total:
         return memory.total, memory.available
     # files that were read stay in memory until it is needed
-    cache = re.search(r"^inactive_file (\d+)$", read("/sys/fs/cgroup/memory.stat"), re.MULTILINE)
+    cache = re.search(r"^inactive_file (\d+)$", cgroup("memory.stat"), re.MULTILINE)
     return int(limit), min(memory.available, int(limit - used) + (int(cache[1]) if cache else 0))
 
 

@@ -10,7 +10,7 @@ Code below a run asks `current()` for its services; nothing else is global.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -20,7 +20,7 @@ from components.core.errors import WiringError
 from components.core.events import EventBus
 from components.core.health import Health, asked
 from components.core.kinds import registry
-from components.core.lifecycle import Instances
+from components.core.lifecycle import Instances, State
 from components.core.plugins import PluginManager
 from components.core.recipe import Recipe
 from components.core.registry import did_you_mean
@@ -48,7 +48,11 @@ class Application:
     def __enter__(self) -> Self:
         self._closing.callback(_application.reset, _application.set(self))
         self._closing.callback(self.plugins.close)
-        self.plugins.load_all()
+        try:
+            self.plugins.load_all()
+        except BaseException:
+            self._closing.close()  # nobody else will
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -61,8 +65,12 @@ class Application:
         given: dict[type, Any] = {Settings: self.settings, EventBus: self.bus, Workspace: self.workspace}
         given[Application] = self
         if recipe is None:
-            return Container(registry, {}, given, [_no_recipe])
+            sections = [registry.get("section", name) for name in registry.names("section")]
+            return Container(registry, {}, given, [_absent(kind) for kind in (Recipe, *sections)])
         for name in registry.names("section"):
+            if not hasattr(recipe, name):
+                owner = registry.entry("section", name).owner
+                raise WiringError(f"the recipe was read before {owner} brought its section '{name}'; read it again")
             given[registry.get("section", name)] = getattr(recipe, name)
         return Container(registry, recipe.services, given | {Recipe: recipe})
 
@@ -79,13 +87,14 @@ class Application:
     @contextmanager
     def _open_sinks(self) -> Iterator[None]:
         self._check_features()
-        with Instances(registry, self.bus) as self.sinks:
+        with Instances(registry, self.bus) as sinks:
+            self.sinks = sinks  # of the run that began last
             for name in registry.names("sink"):
                 if self.settings.monitoring.enabled and self.settings.feature(name):
                     cls = registry.get("sink", name)
                     folder = self.settings.folder / self.settings.monitoring.folder
-                    self.sinks.add(name, cls().attach(self.bus, folder), cls.requires)
-            self.sinks.start_all()
+                    sinks.add(name, cls().attach(self.bus, folder), cls.requires)
+            sinks.start_all()
             yield
 
     def _check_features(self) -> None:
@@ -101,7 +110,15 @@ class Application:
     def health(self) -> dict[str, Health]:
         """Health of plugins, sinks and every singleton service that can tell."""
         found = {"plugins": asked(self.plugins.health)}
-        found |= {f"sink {name}": health for name, health in self.sinks.health().items()}
+        states = self.sinks.status()  # those of a run that is over have stopped, which is no finding
+        found |= {f"sink {name}": h for name, h in self.sinks.health().items() if states[name] is not State.STOPPED}
+        try:
+            return found | self._health_of_services()
+        except WiringError as error:
+            return found | {"services": Health("failed", str(error))}
+
+    def _health_of_services(self) -> dict[str, Health]:
+        found = {}
         with self.container() as container:
             for choice in container.choices:
                 if choice.lifetime == "singleton" and hasattr(choice.cls, "health"):
@@ -114,13 +131,22 @@ def _health_of(container: Container, role: str) -> Health:
     return health
 
 
-def _no_recipe() -> Recipe:
-    raise WiringError("this service belongs to the run of a recipe: open one with Application.run(recipe)")
+def _absent(kind: type) -> Callable[[], Any]:
+    """Stands for what only the run of a recipe has, so that services that need it are wired and say so when asked."""
+
+    def refuse() -> Any:
+        raise WiringError(f"{kind.__name__} belongs to the run of a recipe: open one with Application.run(recipe)")
+
+    refuse.__annotations__["return"] = kind
+    return refuse
 
 
 def current() -> Scope:
     """The services of the run that this code belongs to."""
-    return _current.get()
+    scope = _current.get(None)
+    if scope is None:
+        raise WiringError("no run is open here: open one with Application.run(recipe)")
+    return scope
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event as Flag
-from threading import Thread
+from threading import RLock, Thread
 from typing import Any, Self
 
 from components.core.documents import Document
@@ -46,54 +46,75 @@ class LiveConfig:
         self.metrics = ConfigMetrics()
         self.problems: tuple[str, ...] = ()
         self.current, self.files = self._read()
-        self._stop = Flag()
+        self._stop, self._lock = Flag(), RLock()
         self._thread: Thread | None = None
 
     def reload(self) -> bool:
         """Load again; True if the configuration changed. Never raises for a bad file: the old one stays."""
-        try:
-            new, files = self._read()
-        except ConfigError as error:
-            self.metrics.errors += 1
-            self.problems = tuple(error.problems)
-            self._bus.emit(ConfigRejected(problems=self.problems))
-            return False
-        self.problems = ()
-        changes = differences(self.current.dump(), new.dump())
-        self.files = files
-        if not changes:
-            return False
-        self.current = new
-        self.metrics.updates += 1
-        self._bus.emit(ConfigChanged(changes=changes))
-        return True
+        with self._lock:  # or the slower of two threads puts back what it read first
+            try:
+                new, files = self._read()
+            except ConfigError as error:
+                self.metrics.errors += 1
+                self.problems = tuple(error.problems)
+                self._bus.emit(ConfigRejected(problems=self.problems))
+                return False
+            self.problems = ()
+            changes = differences(self.current.dump(), new.dump())
+            self.files = files
+            if not changes:
+                return False
+            self.current = new
+            self.metrics.updates += 1
+            self._bus.emit(ConfigChanged(changes=changes))
+            return True
 
     def watch(self) -> None:
         """Follow the files until `close`, or Ctrl-C."""
         from watchfiles import watch
 
-        # folders, not files: editors write a new file and rename it over the old one
         while not self._stop.is_set():
-            watched = {file.absolute() for file in self.files}
-            folders = {file.parent for file in watched}
-            for changes in watch(*folders, stop_event=self._stop, rust_timeout=STEP_MS, yield_on_timeout=True):
-                if any(Path(name) in watched for _, name in changes):
+            folders = self._folders()
+            changes = watch(
+                *folders,
+                watch_filter=None,
+                stop_event=self._stop,
+                rust_timeout=STEP_MS,
+                yield_on_timeout=True,
+                recursive=False,
+            )
+            for turn, changed in enumerate(changes):
+                if changed or turn == 0:  # the first: whatever happened before the watch stood
                     self.reload()
-                    break  # the files may be others now
+                if folders != self._folders():
+                    break
+
+    def _folders(self) -> set[Path]:
+        """What to watch: folders, because editors write a new file and rename it, and one that is gone may return."""
+        files = {place for file in self.files for place in (file.absolute(), file.resolve())}
+        return {next(folder for folder in file.parents if folder.is_dir()) for file in files}
 
     def health(self) -> Health:
-        """Degraded while the files on disk are refused."""
-        return Health("degraded" if self.problems else "ok", "; ".join(self.problems), vars(self.metrics))
+        """Degraded while the files on disk are refused, failed when nobody follows them any more."""
+        if self._thread and not self._thread.is_alive():
+            return Health("failed", "the thread that follows the files has ended; see the log", asdict(self.metrics))
+        return Health("degraded" if self.problems else "ok", "; ".join(self.problems), asdict(self.metrics))
+
+    def close(self) -> None:
+        """Stop following the files."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
 
     def __enter__(self) -> Self:
+        self._stop.clear()
         self._thread = Thread(target=self.watch, name="postmill-config", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
+        self.close()
 
     def _read(self) -> tuple[Recipe, list[Path]]:
         started = time.perf_counter()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from components.core.errors import StepSkipped
 from components.core.events import EventBus, StageSkipped
 from components.core.recipe import Spec
+from components.core.secret import masked
 
 log = logging.getLogger(__name__)
 
@@ -33,5 +34,6 @@ def optional(spec: Spec, bus: EventBus, stage: str, name: str) -> Iterator[None]
 
 
 def _skipped(bus: EventBus, stage: str, name: str, reason: str) -> StepSkipped:
+    reason = masked(reason)  # it goes into the evidence, and with it to whoever gets the model
     bus.emit(StageSkipped(stage=stage, name=name, reason=reason))
     return StepSkipped(reason)

@@ -5,17 +5,22 @@ tail -f logs/triage-*.jsonl | jq -c '[.event, .stage, .name]'
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import TextIOWrapper
+from typing import Any
 
-from components.core.events import Event, RunStarted
+from components.core.events import ComponentMoved, Event, RunStarted
 from components.core.health import Health
 from components.core.kinds import register
 from components.core.secret import masked
 from components.interfaces import Sink
+
+_numbers = itertools.count(1)
 
 
 @register("sink", "journal")
@@ -38,21 +43,36 @@ class Journal(Sink):
         return Health("ok", f"writes to {self._file.name}" if self._file else "waits for a run")
 
     def _write(self, event: Event) -> None:
+        if self._file is None and isinstance(event, ComponentMoved):
+            return  # the sinks themselves are starting, which is not worth a file
         if self._file is None or isinstance(event, RunStarted):
             self._open(event.recipe if isinstance(event, RunStarted) else "process")
         assert self._file is not None
-        line = {"time": round(event.time, 3), "event": event.topic, **event.data}
+        line = {"time": round(event.time, 3), "event": event.topic, **plain(event.data)}
         # a line at a time: whoever follows the file, or finds it after a crash, sees whole events
-        self._file.write(masked(json.dumps(line, ensure_ascii=False, default=str)) + "\n")
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _open(self, name: str) -> None:
         if self._file:
             self._file.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = self.folder / f"{name}-{stamp}-{os.getpid()}.jsonl"
+        path = self.folder / f"{name}-{stamp}-{os.getpid()}-{next(_numbers)}.jsonl"
         # what a run says of data and models is for its owner
-        self._file = open(path, "a", buffering=1, encoding="utf-8", opener=_private)  # noqa: SIM115  closed in close()
+        self._file = open(  # noqa: SIM115  closed in close()
+            path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=_private
+        )
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold, without secrets. Masked text by text: blotting out finished JSON could break it."""
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping):
+        return {masked(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return masked(str(value))
 
 
 def _private(path: str, flags: int) -> int:

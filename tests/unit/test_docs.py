@@ -1,0 +1,239 @@
+"""docs/extending.md: every snippet is executed, and what it adds is put to use on the tiny model."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from components.core.kinds import registry
+from components.core.recipe import parse_recipe
+from components.core.settings import Settings
+from components.interfaces import Measurement, Scoreboard
+from components.services.benchmarking import BenchmarkService
+from components.services.optimization import OptimizationService
+from components.services.training import TrainingService
+from tests import tiny
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+OWNER = "docs"
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    """Whatever a snippet registers is gone afterwards."""
+    with registry.owned_by(OWNER):
+        yield
+        registry.forget(OWNER)
+
+
+@pytest.fixture
+def plain(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
+    return tiny.recipe(tmp_path, tiny_model)
+
+
+def blocks(title: str, language: str) -> list[str]:
+    """The snippets of a section in one language."""
+    return [code for kind, code in FENCE.findall(SECTIONS[title]) if kind == language]
+
+
+def load(title: str, place: Path, monkeypatch: pytest.MonkeyPatch, /, **given: Any) -> dict[str, Any]:
+    """Import a section's first snippet as a module of its own, run the others in it; its names."""
+    first, *others = blocks(title, "python")
+    name = "snippet_" + re.sub(r"\W+", "_", title.lower())
+    (place / f"{name}.py").write_text(first, encoding="utf-8")
+    monkeypatch.syspath_prepend(place)
+    sys.modules.pop(name, None)
+    names = vars(importlib.import_module(name))
+    names.update(given)
+    for code in others:
+        exec(compile(code, f"docs/extending.md, {title}", "exec"), names)  # the point of this test
+    return names
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_snippets_run(
+    title: str, clean: None, plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of a section runs, and its YAML is a valid part of a recipe (or of the settings) (A54)."""
+    monkeypatch.chdir(tmp_path)
+    load(title, tmp_path, monkeypatch, tiny_recipe=plain, folder=tmp_path)
+    for code in blocks(title, "yaml"):
+        part = yaml.safe_load(code)
+        if set(part) <= set(Settings.model_fields):
+            Settings(**part)
+        else:
+            parse_recipe(plain | part)
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_commands_run(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of a section ends well."""
+    from flows.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    for line in "".join(blocks(title, "console")).splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "postmill"
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+
+
+def test_the_entry_point_of_the_page_is_the_one_that_is_read() -> None:
+    """The group in the page's pyproject.toml is the group that is looked up (A13, A21)."""
+    from components.core.plugins import GROUP
+
+    (text,) = blocks("A plugin", "toml")
+    assert set(tomllib.loads(text)["project"]["entry-points"]) == {GROUP}
+
+
+def test_every_kind_has_a_section() -> None:
+    """The page shows how to add each kind of component (A54)."""
+    shown = set(re.findall(r'@register\("(\w+)"|@(service)\(|api\.(section)\(', PAGE))
+    assert {name for found in shown for name in found if name} >= set(registry.kinds())
+
+
+def test_sections_are_under_a_page() -> None:
+    """Each way to add something is shown in under a page (66 lines)."""
+    assert max(len(text.splitlines()) for text in SECTIONS.values()) <= 66
+
+
+def test_every_name_the_page_imports_is_there() -> None:
+    """Whatever any guide imports from Postmill exists (R3)."""
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for module, names in re.findall(
+            r"^from ((?:components|flows|tasks)[\w.]*) import ([\w, ]+)", text, re.MULTILINE
+        ):
+            for name in names.split(","):
+                assert hasattr(importlib.import_module(module), name.strip()), f"{page.name}: {module}.{name}"
+
+
+# ---------------------------------------------------------------- what the snippets add, at work
+
+
+def test_the_trainer_trains(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's trainer changes exactly the layer norm it names, and its optimizer steps (R7)."""
+    load("A trainer", tmp_path, monkeypatch)
+    spec = parse_recipe(tiny.recipe(tmp_path, lab.base.path, train=[{"type": "last_norm"}], **NO_CHAIN)).train
+    trained = TrainingService(lab.workspace).train(spec, lab.base, lab.dataset, 17)
+    before, after = weights(lab.base.path), weights(trained.path)
+    assert [name for name in before if not (before[name] == after[name]).all()] == ["model.norm.weight"]
+
+
+def test_the_pass_prunes(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's pass sets weights to zero and leaves a model that loads."""
+    load("An optimization pass", tmp_path, monkeypatch)
+    chain = [{"type": "merge_adapter"}, {"type": "prune_smallest", "share": 0.5}]
+    spec = parse_recipe(tiny.recipe(tmp_path, lab.base.path, optimize={"pruned": chain})).optimize["pruned"]
+    pruned = OptimizationService(lab.workspace).variant("pruned", spec, lab.trained, 17)
+    assert pruned.meta["zeroed"] > 0
+    assert sum(int((w == 0).sum()) for w in weights(pruned.path).values()) >= pruned.meta["zeroed"]
+
+
+def test_the_benchmark_measures(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's benchmark gives its metric for every subject, with rows behind it."""
+    load("A benchmark", tmp_path, monkeypatch)
+    plain = tiny.recipe(
+        tmp_path, lab.base.path, benchmark=[{"type": "answer_length", "rows": 2}], gate=[], register=None
+    )
+    spec = parse_recipe(plain).benchmark
+    subjects = [lab.subject("base"), lab.subject("int4")]
+    found = BenchmarkService(lab.workspace).measure(spec, subjects, lab.dataset, 17)
+    assert {name for artifact in found for name in artifact.meta["metrics"]} == {"base", "int4"}
+
+
+def test_the_optimizer_steps(clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's optimizer moves a parameter (B11)."""
+    import torch
+
+    load("An optimizer", tmp_path, monkeypatch)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = registry.create("optimizer", "adagrad").build([weight], 0.5)
+    weight.sum().backward()
+    optimizer.step()
+    assert weight.item() == pytest.approx(0.5)
+
+
+def test_the_gate_judges(clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's gate passes what is better than base and nothing else."""
+    load("A gate", tmp_path, monkeypatch)
+    scores = {"base": 0.5, "good": 0.6, "bad": 0.5}
+    board = Scoreboard([Measurement(subject=s, benchmark="b", metrics={"m": v}) for s, v in scores.items()])
+    gate = registry.create("gate", "better_than_base", metric="m")
+    assert [gate.judge(name, board)[0].passed for name in ("good", "bad")] == [True, False]
+
+
+def test_the_sources_read(tiny_model: Path, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's model source, reader and format bring in what they say."""
+    load("A model source", tmp_path, monkeypatch)
+    source, out = registry.create("model", "shared_folder", folder=tiny_model), tmp_path / "out"
+    assert source.identity() == source.identity()
+    source.fetch(out)
+    assert (out / "model.safetensors").is_file()
+    load("A reader and a format", tmp_path, monkeypatch)
+    (tmp_path / "t.csv").write_text("question,answer\nwhy?,because\n,x\n", encoding="utf-8")
+    rows = list(registry.create("reader", "tickets_csv", path=tmp_path / "t.csv").rows())
+    shape = registry.create("format", "question_answer")
+    assert [shape.problem(row.value) for row in rows] == [None, "empty: question"]
+    assert shape.messages(rows[0].value)[1] == {"role": "assistant", "content": "because"}
+
+
+def test_the_tracker_writes(clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's tracker keeps a run in a file."""
+    load("A tracker", tmp_path, monkeypatch)
+    tracker = registry.create("tracker", "folder", root=tmp_path)
+    tracker.start("r", {"a": 1}, {})
+    tracker.metrics([(1, {"loss": 0.5})])
+    tracker.finish("FINISHED")
+    assert len((tmp_path / "r.tracked.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_sink_and_the_probe_answer(
+    clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's sink hears the verdict until it is closed; its probe finds something out."""
+    from components.core.events import EventBus, GateJudged
+
+    load("A sink", tmp_path, monkeypatch)
+    load("A probe", tmp_path, monkeypatch)
+    bus = EventBus()
+    with registry.create("sink", "bell").attach(bus, tmp_path):
+        bus.emit(GateJudged(accepted=(), chosen=None))
+    bus.emit(GateJudged(accepted=(), chosen=None))
+    assert capsys.readouterr().out == "\a"
+    assert registry.create("probe", "open_files").ask().detail
+
+
+def test_the_backend_serves(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's backend opens the kind it names and answers."""
+    from components.runtime import backend_for
+
+    load("A backend", tmp_path, monkeypatch)
+    cls = backend_for("half_model")
+    with cls() as backend:
+        backend.open(lab.merged, {})
+        assert len(backend.generate([[1, 2, 3]], 2)) == 1
+
+
+NO_CHAIN: dict[str, Any] = {"optimize": {"plain": [{"type": "onnx", "precision": "fp32"}]}}
+
+
+def weights(path: Path) -> dict[str, Any]:
+    """All tensors of a model directory."""
+    from safetensors.torch import load_file
+
+    return load_file(path / "model.safetensors")
