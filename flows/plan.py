@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.core.machine import Machine
-from components.core.recipe import Recipe
+from components.core.recipe import Recipe, Spec
 
 TRAIN_TOKEN_FLOPS = 6
 """Multiply-adds of forward and backward for a token and a weight, times two (Kaplan et al. 2020, arXiv:2001.08361)."""
@@ -34,13 +34,13 @@ def steps(recipe: Recipe) -> list[str]:
         f"validate  {recipe.data.train.config.path} and {recipe.data.eval.config.path}",
         f"fetch     {recipe.model.type}",
     ]
-    lines += [f"train     {spec.type} ({_brief(spec.dump())})" for spec in recipe.train]
+    lines += [f"train     {spec.type} ({_brief(spec.dump())}){_switch(spec)}" for spec in recipe.train]
     lines += [
-        f"optimize  {name}: {' -> '.join(_pass(spec.dump()) for spec in chain)}"
+        f"optimize  {name}: {' -> '.join(_pass(spec.dump()) + _switch(spec) for spec in chain)}"
         for name, chain in recipe.optimize.items()
     ]
     subjects = ", ".join(["base", "trained", *recipe.optimize])
-    lines += [f"benchmark {spec.type} on {subjects}" for spec in recipe.benchmark]
+    lines += [f"benchmark {spec.type} on {subjects}{_switch(spec)}" for spec in recipe.benchmark]
     lines += [f"gate      {spec.type}" for spec in recipe.gate]
     if recipe.register_as:
         target = recipe.register_as
@@ -69,6 +69,11 @@ def estimate(recipe: Recipe, parameters: int, machine: Machine) -> Estimate:
 def _rows(config: object) -> int:
     """Rows that a trainer's configuration goes through."""
     return int(getattr(config, "max_steps", 0) * getattr(config, "batch_size", 1) * getattr(config, "accumulate", 1))
+
+
+def _switch(spec: Spec) -> str:
+    """What is said of a step that may be, or is, left out."""
+    return " [switched off]" if not spec.enabled else "" if spec.required else " [may fail]"
 
 
 def _brief(config: dict[str, object]) -> str:

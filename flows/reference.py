@@ -1,10 +1,11 @@
-"""Writes docs/components.md: every registered component with its keys, types and defaults, from the code itself.
+"""Writes docs/components.md and docs/recipe.schema.json: every registered component with its keys, from the code.
 
-python -m flows.reference            # rewrite the page
+python -m flows.reference            # rewrite both
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -21,10 +22,12 @@ from components.core.component import StrictConfig, first_line
 from components.core.events import Event, catalogue
 from components.core.kinds import registry
 from components.core.recipe import OfKind, Recipe
+from components.core.schema import recipe_schema
 from components.core.service import service_info
 from components.core.settings import Settings
 
 PAGE = Path("docs/components.md")
+SCHEMA = Path("docs/recipe.schema.json")
 
 
 def page() -> str:
@@ -121,5 +124,11 @@ def _default(field: FieldInfo) -> str:
     return f"`{str(field.default) if isinstance(field.default, Path) else field.default!r}`"
 
 
+def schema() -> str:
+    """The JSON Schema of a recipe, for editors."""
+    return json.dumps(recipe_schema(), indent=1) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -84,16 +84,21 @@ class Container(Scope):
         registry: Registry,
         services: Mapping[str, Any] | None = None,
         instances: Mapping[type, Any] | None = None,
-        factories: Iterable[Callable[[], Any]] = (),
+        factories: Sequence[Callable[[], Any]] = (),
     ) -> None:
         self.choices = choose(registry, services or {})
+        made = {*(instances or {}), *(choice.provides for choice in self.choices), *map(_returned, factories)}
         given = [wireup.instance(value, as_type=kind) for kind, value in (instances or {}).items()]
         given += [wireup.injectable(factory) for factory in factories]
+        problems: list[str] = []
+        for choice in self.choices:
+            with _collected(problems):
+                given.append(_injectable(choice, made))
+        if problems:
+            raise WiringError(problems)
         try:
             # tasks of one run may share its scope from several threads
-            inner = wireup.create_sync_container(
-                injectables=[*given, *map(_injectable, self.choices)], concurrent_scoped_access=True
-            )
+            inner = wireup.create_sync_container(injectables=given, concurrent_scoped_access=True)
         except WireupError as error:
             raise WiringError(f"services do not fit together: {_readable(error)}") from error
         super().__init__(inner, {choice.role: choice.provides for choice in self.choices})
@@ -160,13 +165,20 @@ def choose(registry: Registry, services: Mapping[str, Any]) -> list[_Choice]:
     ]
     chosen: list[_Choice] = []
     for role, candidates in roles.items():
-        try:
+        with _collected(problems):
             chosen.append(_choice(role, candidates, services.get(role)))
-        except WiringError as error:
-            problems += error.problems
     if problems:
         raise WiringError(problems)
     return chosen
+
+
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    """Go on after a WiringError, so that every mistake is reported at once."""
+    try:
+        yield
+    except WiringError as error:
+        problems += error.problems
 
 
 def _choice(role: str, candidates: Mapping[str, type], wanted: Any) -> _Choice:
@@ -205,16 +217,11 @@ def _configured(role: str, cls: type, options: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _injectable(choice: _Choice) -> Any:
+def _injectable(choice: _Choice, made: Collection[Any]) -> Any:
     """The class as a factory that wireup can call: configuration filled in, entered and left if it can be."""
-    cls, config = choice.cls, choice.config
-    hints = _hints(choice.name, cls)
-    parameters = [
-        parameter.replace(annotation=hints.get(name, parameter.annotation), kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind not in VARIADIC and not (name == "config" and config is not None)
-    ]
-    fixed = {"config": config} if config is not None else {}
+    cls = choice.cls
+    fixed = {"config": choice.config} if choice.config is not None else {}
+    parameters = _asked_for(f"service '{choice.name}' ({cls.__qualname__})", cls, made, without=fixed)
 
     def make(**injected: Any) -> Any:
         return cls(**injected, **fixed)
@@ -233,16 +240,39 @@ def _injectable(choice: _Choice) -> Any:
     return wireup.injectable(factory, lifetime=choice.lifetime, as_type=provides)
 
 
-def _hints(name: str, cls: Any) -> dict[str, Any]:
+def _asked_for(service: str, cls: Any, made: Collection[Any], without: Collection[str]) -> list[inspect.Parameter]:
+    """The constructor's parameters that somebody provides; a WiringError if nobody does and there is no default."""
+    hints, found, missing = _hints(service, cls), [], []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        hint = hints.get(name)
+        if name in without or parameter.kind in VARIADIC:
+            continue
+        if hint in made:
+            found.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+        elif hint is None and parameter.default is parameter.empty:
+            missing.append(f"{service}: give its parameter '{name}' a type")
+        elif parameter.default is parameter.empty:
+            wanted = getattr(hint, "__qualname__", hint)
+            missing.append(f"{service}: nobody provides {wanted}, which its parameter '{name}' asks for")
+    if missing:
+        raise WiringError(missing)
+    return found
+
+
+def _hints(service: str, cls: Any) -> dict[str, Any]:
     """What the constructor asks for. `X | None` asks for X; its default counts only where nobody provides X."""
     own = {key: value for base in reversed(cls.__mro__) for key, value in vars(base).items()}  # its own Config
     try:
         hints = get_type_hints(cls.__init__, localns=own)
     except Exception as error:
-        raise WiringError(
-            f"service '{name}' ({cls.__qualname__}): the hints of __init__ cannot be read: {error}"
-        ) from error
+        raise WiringError(f"{service}: the hints of __init__ cannot be read: {error}") from error
     return {parameter: _without_none(hint) for parameter, hint in hints.items()}
+
+
+def _returned(factory: Callable[[], Any]) -> Any:
+    """What a factory makes: what it returns, or what it yields once."""
+    made = get_type_hints(factory).get("return")
+    return get_args(made)[0] if inspect.isgeneratorfunction(factory) else made
 
 
 def _without_none(hint: Any) -> Any:

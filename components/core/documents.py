@@ -167,7 +167,7 @@ def _parse_json(text: str, path: Path) -> Any:
 
 def _walk(where: Where, value: Any, place: str) -> Iterator[Where]:
     """The path of a value and of everything inside it."""
-    if len(where) > MAX_DEPTH:
+    if len(where) == MAX_DEPTH and isinstance(value, dict | list):
         raise ConfigError(f"{place}: nested deeper than {MAX_DEPTH} levels")
     yield where
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

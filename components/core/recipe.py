@@ -148,6 +148,15 @@ class RegisterSection(StrictConfig):
         return alias
 
 
+def _without_null(variants: Any) -> Any:
+    """An overlay takes a variant away by `NAME: null`."""
+    return (
+        {name: chain for name, chain in variants.items() if chain is not None}
+        if isinstance(variants, dict)
+        else variants
+    )
+
+
 class Recipe(StrictConfig):
     """The whole intent of a run: model, data, train, optimize, benchmark, gate, register."""
 
@@ -156,7 +165,7 @@ class Recipe(StrictConfig):
     model: Annotated[Spec, OfKind("model")]
     data: DataSection
     train: Annotated[list[Annotated[Spec, OfKind("trainer")]], Field(min_length=1)]
-    optimize: dict[str, Chain]
+    optimize: Annotated[dict[str, Chain], BeforeValidator(_without_null)]
     benchmark: Annotated[list[Annotated[Spec, OfKind("benchmark")]], Field(min_length=1)]
     gate: list[Annotated[Spec, OfKind("gate")]] = []
     register_as: RegisterSection | None = Field(None, alias="register")

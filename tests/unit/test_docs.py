@@ -1,4 +1,4 @@
-"""docs/extending.md: every snippet is executed, and what it adds is put to use on the tiny model."""
+"""The guides: every snippet is executed, and what it adds is put to use on the tiny model."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests import tiny
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 OWNER = "docs"
@@ -89,6 +90,13 @@ def test_commands_run(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert program == "postmill"
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("code", [code for kind, code in FENCE.findall(CONFIGURATION) if kind == "python"])
+def test_configuration_guide_runs(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of docs/configuration.md runs (A36, A39)."""
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "docs/configuration.md", "exec"), {})
 
 
 def test_the_entry_point_of_the_page_is_the_one_that_is_read() -> None:

@@ -36,6 +36,13 @@ def test_dump_parses_to_the_same(plain: Plain) -> None:
     assert again.dump() == recipe.dump()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "environments").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", ["quickstart", "modular"])
+def test_shipped_overlays_fit(recipe: str, path: Path) -> None:
+    """Every overlay in `configs/environments` goes on top of every shipped recipe (C55)."""
+    assert load_recipe(ROOT / "configs" / f"{recipe}.yaml", overlays=[path.stem]).train
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_recipes_parse(path: Path) -> None:
     """Every recipe in `configs` is valid and survives the round trip (E2)."""

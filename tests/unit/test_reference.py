@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+
+import pytest
 
 from components.core.events import catalogue
 from components.core.kinds import registry
-from flows.reference import page
+from flows.reference import page, schema
+from tests.conftest import ROOT
 
 
-def test_the_committed_page_is_current() -> None:
-    """docs/components.md says what the code says; `python -m flows.reference` rewrites it (C73)."""
-    committed = Path(__file__).parents[2] / "docs" / "components.md"
-    assert committed.read_text(encoding="utf-8") == page()
+@pytest.mark.parametrize(("name", "made"), [("components.md", page), ("recipe.schema.json", schema)])
+def test_the_committed_page_is_current(name: str, made: Callable[[], str]) -> None:
+    """The page and the schema say what the code says; `python -m flows.reference` rewrites them (A38, C73)."""
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made()
 
 
 def test_the_page_names_every_component() -> None:
