@@ -19,6 +19,7 @@ from components.core.config import (
 from components.core.documents import Document
 from components.core.errors import ConfigError
 from components.core.recipe import Recipe, read_recipe, recipe_model
+from components.core.secret import masked
 from components.core.settings import DOTENV, Settings, environments, load_settings
 from components.services.application import Application
 
@@ -29,9 +30,26 @@ def session(assignments: Sequence[str] | None = None) -> Iterator[Application]:
     from tasks import events  # noqa: F401  registers the sink that tells Prefect
 
     settings = load_settings(split(assignments)[0])
-    logging.basicConfig(level=settings.monitoring.log_level, format="%(levelname)s %(name)s: %(message)s")
+    log_to_terminal(settings.monitoring.log_level)
     with Application(settings) as app:
         yield app
+
+
+class _Masking(logging.Formatter):
+    """Blots out secrets, in tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def log_to_terminal(level: str) -> None:
+    """Show our own loggers, not the root: Prefect would print every error a second time, with its traceback."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Masking("%(levelname)s %(name)s: %(message)s"))
+    for package in ("components", "tasks", "flows"):
+        logger = logging.getLogger(package)
+        logger.setLevel(level)
+        logger.handlers = [handler]
 
 
 def split(assignments: Sequence[str] | None) -> tuple[list[Override], list[str]]:

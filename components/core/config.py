@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ def apply_overrides(document: Document, overrides: Iterable[Override]) -> None:
         try:
             value = parse_yaml(override.text, said, {})
             for where in _positions(document.data, override.key.split("."), ()):
-                _assign(document.data, where, value)
+                _assign(document.data, where, deepcopy(value))
                 document.place(where, override.place)
         except ConfigError as error:
             problems += error.problems

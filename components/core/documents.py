@@ -183,7 +183,7 @@ def parse_yaml(text: str, source: str, places: dict[Where, str]) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeEncodeError) as error:  # bytes of the environment that are no UTF-8
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     return None if root is None else _plain(root, (), places, source)
 

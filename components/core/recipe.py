@@ -31,6 +31,7 @@ from components.core.config import (
 from components.core.documents import Document, load_layers
 from components.core.errors import ConfigError
 from components.core.kinds import registry
+from components.core.secret import refuse_secrets
 
 RESERVED_SUBJECTS = ("base", "trained")
 SWITCHES = ("required", "enabled")
@@ -261,7 +262,9 @@ def parse_recipe(data: Mapping[str, Any], document: Document | None = None) -> R
     """Validate plain data; a ConfigError lists every problem, with file and line where a document is given."""
     model = recipe_model()
     try:
-        return model.model_validate(data)
+        recipe = model.model_validate(data)
+        refuse_secrets(recipe.model_dump_json())
+        return recipe
     except ValidationError as error:
         problems = [_format(where, text, document) for where, text in validation_problems(error, model)]
         raise ConfigError(problems) from error

@@ -12,24 +12,48 @@ from components.core.kinds import registry
 from components.core.recipe import KIND_MARK, SWITCHES, recipe_model
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+LAYER = ".layer"
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema of a recipe file, every registered component included."""
+    """The schema of a recipe file, every registered component included; one that extends another may be partial."""
     schema = recipe_model().model_json_schema(by_alias=True)
-    definitions: dict[str, Any] = schema.pop("$defs", {})
     schema["properties"]["extends"] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
         "description": "files below this one",
     }
-    schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
     used: set[str] = set()
-    body = _linked({**schema, "$defs": definitions}, used)
+    definitions: dict[str, Any] = _linked(schema.pop("$defs", {}), used)
+    recipe = _linked(schema, used)
     for kind in sorted(used):
-        body["$defs"][kind] = {"anyOf": [_component(kind, name, body["$defs"]) for name in registry.names(kind)]}
-    chain = body["properties"]["optimize"]["additionalProperties"]
-    body["properties"]["optimize"]["additionalProperties"] = {"anyOf": [chain, {"enum": registry.names("preset")}]}
-    return {"$schema": DRAFT, "title": "Postmill recipe", **body}
+        definitions[kind] = {"anyOf": [_component(kind, name, definitions) for name in registry.names(kind)]}
+    variants = recipe["properties"]["optimize"]
+    others = [{"enum": registry.names("preset")}, {"type": "null", "description": "no such variant"}]
+    variants["additionalProperties"] = {"anyOf": [variants["additionalProperties"], *others]}
+    definitions["recipe"] = recipe
+    definitions |= {f"{name}{LAYER}": _layer(definition) for name, definition in definitions.items()}
+    return {
+        "$schema": DRAFT,
+        "title": "Postmill recipe",
+        "if": {"required": ["extends"]},
+        "then": {"$ref": f"#/$defs/recipe{LAYER}"},
+        "else": {"$ref": "#/$defs/recipe"},
+        "$defs": definitions,
+    }
+
+
+def _layer(node: Any) -> Any:
+    """What may stand in a file above another: nothing is required, and positions reach into the list below."""
+    if isinstance(node, list):
+        return [_layer(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return {"$ref": f"{node['$ref']}{LAYER}"}
+    if node.get("type") == "array" and "items" in node:
+        positions = {"type": "object", "patternProperties": {"^[0-9]+$": _layer(node["items"])}}
+        return {"anyOf": [node, positions | {"additionalProperties": False}]}
+    return {key: _layer(value) for key, value in node.items() if not (key == "required" and isinstance(value, list))}
 
 
 def _linked(node: Any, used: set[str]) -> Any:

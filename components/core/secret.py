@@ -19,7 +19,7 @@ _SUSPICIOUS = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(API|ACCESS|P
 _revealed: set[str] = set()
 """Variables that were read as secrets, whatever their name."""
 MASK = "***"
-SHORTEST = 6
+SHORTEST = 8
 """Shorter values are not blotted out: they would take half of a message with them."""
 
 
@@ -69,8 +69,21 @@ class Secret:
 
 def masked(text: str) -> str:
     """`text` without the values of revealed secrets, and of variables that look like secrets by their name."""
-    secret = {value for name, value in os.environ.items() if name in _revealed or _SUSPICIOUS.search(name)}
-    for value in sorted(secret, key=len, reverse=True):  # one may be the beginning of another
-        if len(value) >= SHORTEST:
-            text = text.replace(value, MASK)
+    for value in _values().values():
+        text = text.replace(value, MASK)
     return text
+
+
+def refuse_secrets(text: str) -> None:
+    """A ConfigError if such a value was written into a configuration: it would be recorded with it."""
+    written = [name for name, value in _values().items() if value in text]
+    if written:
+        raise ConfigError(f"the value of {written[0]} stands in the recipe, and recipes are recorded; take it out")
+
+
+def _values() -> dict[str, str]:
+    """Variable -> value, the longest first: one may be the beginning of another."""
+    found = {name: value for name, value in os.environ.items() if name in _revealed or _SUSPICIOUS.search(name)}
+    return {
+        name: found[name] for name in sorted(found, key=lambda name: -len(found[name])) if len(found[name]) >= SHORTEST
+    }

@@ -13,11 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from components.core.artifacts import hash_file, hash_json
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
 from components.core.kinds import register
 from components.core.safeload import check_model_directory
+from components.core.secret import Secret
 from components.interfaces import ModelSource
 
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
@@ -30,6 +33,7 @@ class PretrainedModel(ModelSource):
     class Config(StrictConfig):
         name: str
         revision: str = "main"
+        token: Secret | None = Field(None, description="for models that are not public: env:HF_TOKEN")
 
     config: Config
 
@@ -60,8 +64,16 @@ class PretrainedModel(ModelSource):
     def _snapshot(self) -> Path:
         from huggingface_hub import snapshot_download
 
+        token = self.config.token.reveal() if self.config.token else None
         try:
-            return Path(snapshot_download(self.config.name, revision=self.config.revision, allow_patterns=list(WANTED)))
+            return Path(
+                snapshot_download(
+                    self.config.name,
+                    revision=self.config.revision,
+                    allow_patterns=list(WANTED),
+                    token=token,
+                )
+            )
         except Exception as error:  # the hub client raises its own, requests', httpx' and OSError families
             raise ModelLoadError(
                 f"model '{self.config.name}' is neither a directory here nor reachable on the hub "

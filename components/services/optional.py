@@ -29,7 +29,7 @@ def optional(spec: Spec, bus: EventBus, stage: str, name: str) -> Iterator[None]
     except Exception as error:
         if spec.required:
             raise
-        log.warning("%s %s failed and is not required", stage, name, exc_info=error)
+        log.info("%s %s failed and is not required", stage, name, exc_info=error)
         raise _skipped(bus, stage, name, f"it failed and is not required: {type(error).__name__}: {error}") from error
 
 

