@@ -91,9 +91,9 @@ class Application:
             self.sinks = sinks  # of the run that began last
             for name in registry.names("sink"):
                 if self.settings.monitoring.enabled and self.settings.feature(name):
-                    cls = registry.get("sink", name)
+                    sink = registry.create("sink", name)
                     folder = self.settings.folder / self.settings.monitoring.folder
-                    sinks.add(name, cls().attach(self.bus, folder), cls.requires)
+                    sinks.add(name, sink.attach(self.bus, folder), sink.requires)
             sinks.start_all()
             yield
 

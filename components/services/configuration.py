@@ -55,9 +55,10 @@ class LiveConfig:
             try:
                 new, files = self._read()
             except ConfigError as error:
-                self.metrics.errors += 1
-                self.problems = tuple(error.problems)
-                self._bus.emit(ConfigRejected(problems=self.problems))
+                if self.problems != tuple(error.problems):  # said once, however often somebody looks
+                    self.metrics.errors += 1
+                    self.problems = tuple(error.problems)
+                    self._bus.emit(ConfigRejected(problems=self.problems))
                 return False
             self.problems = ()
             changes = differences(self.current.dump(), new.dump())

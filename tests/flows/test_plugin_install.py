@@ -74,7 +74,7 @@ out["place"] = str(Path(sys.modules["postmill_acme"].__file__).parent)
 out["classes"] = [registry.get(*at).summary() for at in (("trainer", "acme_freeze"), ("benchmark", "acme_words"))]
 """
     out = child(code)
-    provides = ["benchmark:acme_words", "section:acme", "trainer:acme_freeze"]
+    provides = ["benchmark:acme_words", "section:acme", "service:acme_greeter", "trainer:acme_freeze"]
     assert out["report"] == ["1.0", "loaded", "postmill-acme 1.0", provides]
     assert out["heavy"] == []
     assert out["place"] == str(site / "postmill_acme")
@@ -115,6 +115,29 @@ except ConfigError as error:
     assert "acme.greting" in out["refused"][0]
     assert any("acme_freeze" in problem for problem in out["gone"])
     assert any("acme" in problem.partition(":")[0] for problem in out["gone"])
+
+
+def test_its_service_gets_the_section(child: Callable[..., Any], tmp_path: Path, tiny_model: Path) -> None:
+    """A plugin's service is filled in with the recipe's section, and without a recipe it says what it lacks (A32, E6)."""
+    code = """
+from components import Application, Settings, parse_recipe
+from components.core.errors import WiringError
+plugins.close()
+recipe_of = plain.pop("root")
+with Application(Settings(root=recipe_of, plugins=PluginSettings(allow=("acme",)))) as app:
+    with app.run(parse_recipe(plain | {"acme": {"greeting": "good day"}})) as run:
+        out["said"] = run.get("acme_greeter").greet("Ada")
+    with app.container() as container:
+        try:
+            container.get("acme_greeter")
+        except WiringError as error:
+            out["refused"] = str(error)
+    out["health"] = [health.status for health in app.health().values()]
+"""
+    out = child(code, root=str(tmp_path), **tiny.recipe(tmp_path, tiny_model))
+    assert out["said"] == "good day, Ada"
+    assert "AcmeSection belongs to the run of a recipe" in out["refused"]
+    assert set(out["health"]) == {"ok"}
 
 
 def test_training_and_measuring(child: Callable[..., Any], tmp_path: Path, tiny_model: Path) -> None:

@@ -368,6 +368,21 @@ def test_sink_that_cannot_open(app: Application, recipe: Recipe) -> None:
     assert LOG == ["open Noisy", "open Second", "open Broken", "close Broken", "close Second", "close Noisy"]
 
 
+class Demanding(Noisy):
+    """Asks for a configuration, which no sink gets."""
+
+    class Config(StrictConfig):
+        url: str
+
+
+def test_sink_with_a_required_key(app: Application, recipe: Recipe) -> None:
+    """A sink is built without configuration; one that insists on a key is refused with its name and the key (A23)."""
+    add("sink", test_demanding=Demanding)
+    with app, pytest.raises(ConfigError, match="^sink 'test_demanding': url: key 'url' is required"):
+        fail(app, recipe, AssertionError("not reached"))
+    assert LOG == []
+
+
 def test_sink_that_cannot_close(app: Application, recipe: Recipe) -> None:
     """A sink that fails to close is told after a good run, and does not hide the error of a failed one (A1, A34)."""
     add("sink", test_stubborn=Stubborn, test_first=Noisy)

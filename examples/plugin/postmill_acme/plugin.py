@@ -6,10 +6,11 @@ from components.core.events import TrainStep
 from components.core.health import Health
 from components.core.plugins import Plugin, PluginApi
 from postmill_acme.section import AcmeSection
+from postmill_acme.service import Greeter
 
 
 class AcmePlugin(Plugin):
-    """A trainer, a benchmark, a recipe section, and a count of the training steps it saw."""
+    """A trainer, a benchmark, a recipe section, a service that reads it, and a count of training steps."""
 
     steps = 0
 
@@ -17,6 +18,7 @@ class AcmePlugin(Plugin):
         api.component("trainer", "acme_freeze", "postmill_acme.trainer:FreezeTrainer")
         api.component("benchmark", "acme_words", "postmill_acme.benchmark:Words")
         api.section("acme", AcmeSection)
+        api.service("acme_greeter", Greeter)
         api.on(TrainStep, self._count)
 
     def _count(self, event: TrainStep) -> None:

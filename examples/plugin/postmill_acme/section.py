@@ -2,7 +2,7 @@
 
     acme: {greeting: hello}
 
-Code that has the recipe reads `recipe.acme.greeting`.
+A service asks for it by its type (service.py); code that has the recipe reads `recipe.acme.greeting`.
 """
 
 from __future__ import annotations
