@@ -12,6 +12,8 @@ import typer
 from flows.cli_common import Environments, Overrides, RecipeOption, clear_errors, console
 
 app = typer.Typer(name="config", help="Show, check and describe the configuration.", no_args_is_help=True)
+UNCUT = 10_000
+"""Columns of a pipe: a line is one key, however long."""
 
 
 @app.command()
@@ -38,8 +40,11 @@ def show(
         if recipe is not None:
             layers["recipe"] = read(app, recipe, set_, env)
     if origin:
+        screen = console()
+        if not screen.is_terminal:
+            screen.width = UNCUT
         for name, (config, document) in layers.items():
-            console().print(_table(name, _dump(config), document), no_wrap=True, overflow="ignore", crop=False)
+            screen.print(_table(name, _dump(config), document))
         return
     sections = {name: _dump(config) for name, (config, _) in layers.items()}
     typer.echo(masked(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)), nl=False)
@@ -52,11 +57,12 @@ def _dump(config: Any) -> dict[str, Any]:
 
 def _table(name: str, plain: dict[str, Any], document: Any) -> Any:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from components.core.secret import masked
 
-    table = Table("key", "value", "from", title=name, title_justify="left")
+    columns = (Column(title, overflow="fold") for title in ("key", "value", "from"))
+    table = Table(*columns, title=name, title_justify="left")
     for where, value in _leaves(plain, ()):
         place = _origin(where, document)
         text = masked(json.dumps(value, ensure_ascii=False))
@@ -116,10 +122,14 @@ def watch(recipe: Annotated[Path, typer.Argument(help="Recipe file")], env: Envi
 
 
 def _print_problems(problems: Sequence[str]) -> None:
+    from components.core.secret import masked
+
     for text in problems:
-        typer.secho(text, fg="red")
+        typer.secho(masked(text), fg="red")
 
 
 def _print_changes(changes: Any) -> None:
+    from components.core.secret import masked
+
     for key, (old, new) in changes.items():
-        typer.echo(f"{key}: {old!r} -> {new!r}")
+        typer.echo(masked(f"{key}: {old!r} -> {new!r}"))

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from components.core.events import Event, EvidenceWritten, RunStarted, StageProgress, TrainStep
 from components.core.kinds import register
-from components.core.secret import masked
+from components.core.secret import masked, masked_data
 from components.interfaces import Sink
 from components.services.evidence import REPORT
-from components.sinks.journal import plain
 
 TOO_MANY = (StageProgress, TrainStep)
 
@@ -49,7 +48,7 @@ class PrefectSink(Sink):
         from prefect.events import emit_event
 
         resource = {"prefect.resource.id": f"postmill.run.{self._run}", "prefect.resource.name": self._run}
-        emit_event(event=f"postmill.{event.topic}", resource=resource, payload=plain(event.data))
+        emit_event(event=f"postmill.{event.topic}", resource=resource, payload=masked_data(event.data))
 
 
 def _show_report(folder: Path) -> None:

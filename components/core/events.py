@@ -347,9 +347,14 @@ Handler = Callable[[Any], object]
 
 
 class EventBus:
-    """A small facade over blinker signals; handlers are kept alive and isolated from each other."""
+    """A small facade over blinker signals; handlers are kept alive and isolated from each other.
 
-    def __init__(self) -> None:
+    A bus with a `parent` passes on to it what it was told: one bus a run, so that two runs do not hear each other,
+    below the one of the process, which hears both.
+    """
+
+    def __init__(self, parent: EventBus | None = None) -> None:
+        self.parent = parent
         self._signals = Namespace()
         self.failures: deque[tuple[Event, Exception]] = deque(maxlen=KEPT_FAILURES)
 
@@ -372,9 +377,11 @@ class EventBus:
         return off
 
     def emit(self, event: Event) -> None:
-        """Tell every handler of the event's class, then every handler of all events."""
+        """Tell every handler of the event's class, then every handler of all events, then the parent."""
         self._signals.signal(event.topic).send(self, event=event)
         self._signals.signal(ANY).send(self, event=event)
+        if self.parent is not None:
+            self.parent.emit(event)
 
     def _connect(self, topic: str, handler: Handler) -> Callable[[], None]:
         signal = self._signals.signal(topic)

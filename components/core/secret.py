@@ -6,8 +6,10 @@ So a recipe can be printed, logged, tracked and committed; the value is fetched 
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import core_schema
@@ -72,6 +74,17 @@ def masked(text: str) -> str:
     for value in _values().values():
         text = text.replace(value, MASK)
     return text
+
+
+def masked_data(value: Any) -> Any:
+    """What JSON can hold, without secrets. Masked text by text: blotting out finished JSON could break it."""
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping):
+        return {masked(str(key)): masked_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [masked_data(item) for item in value]
+    return masked(str(value))
 
 
 def refuse_secrets(text: str) -> None:

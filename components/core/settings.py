@@ -12,7 +12,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -44,7 +44,8 @@ class Settings(StrictConfig):
     environment: tuple[str, ...] = Field((), description="overlays of every recipe: environments/NAME.yaml")
     plugins: PluginSettings = PluginSettings()
     monitoring: Monitoring = Monitoring()
-    features: dict[str, bool] = Field({}, description="switches: sinks by name, and what plugins offer")
+    features: dict[str, bool] = Field({}, description="sinks to switch on or off, by name")
+    sinks: dict[str, dict[str, Any]] = Field({}, description="configuration of sinks, by name")
 
     @property
     def folder(self) -> Path:

@@ -10,6 +10,7 @@ Code below a run asks `current()` for its services; nothing else is global.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -30,6 +31,7 @@ from components.services.workspace import Workspace
 if TYPE_CHECKING:
     from components.core.container import Container, Scope
 
+log = logging.getLogger(__name__)
 _current: ContextVar[Scope] = ContextVar("postmill_scope")
 _application: ContextVar[Application] = ContextVar("postmill_application")
 
@@ -58,11 +60,12 @@ class Application:
     def __exit__(self, *exc: object) -> None:
         self._closing.close()
 
-    def container(self, recipe: Recipe | None = None) -> Container:
-        """The services, wired as the recipe says; a WiringError tells what does not fit."""
+    def container(self, recipe: Recipe | None = None, bus: EventBus | None = None) -> Container:
+        """The services, wired as the recipe says; a WiringError tells what does not fit. `bus`: of a run."""
         from components.core.container import Container
 
-        given: dict[type, Any] = {Settings: self.settings, EventBus: self.bus, Workspace: self.workspace}
+        workspace = Workspace(self.settings.folder, bus or self.bus)
+        given: dict[type, Any] = {Settings: self.settings, EventBus: workspace.bus, Workspace: workspace}
         given[Application] = self
         if recipe is None:
             sections = [registry.get("section", name) for name in registry.names("section")]
@@ -76,8 +79,9 @@ class Application:
 
     @contextmanager
     def run(self, recipe: Recipe) -> Iterator[Scope]:
-        """One scope of services for one run of a recipe, with the sinks open; `current()` below."""
-        with self._open_sinks(), self.container(recipe) as container, container.scope() as scope:
+        """One scope of services for one run of a recipe, with a bus and sinks of its own; `current()` below."""
+        bus = EventBus(self.bus)
+        with self._open_sinks(bus), self.container(recipe, bus) as container, container.scope() as scope:
             token = _current.set(scope)
             try:
                 yield scope
@@ -85,31 +89,37 @@ class Application:
                 _current.reset(token)
 
     @contextmanager
-    def _open_sinks(self) -> Iterator[None]:
-        self._check_features()
-        with Instances(registry, self.bus) as sinks:
-            self.sinks = sinks  # of the run that began last
-            for name in registry.names("sink"):
-                if self.settings.monitoring.enabled and self.settings.feature(name):
-                    sink = registry.create("sink", name)
+    def _open_sinks(self, bus: EventBus) -> Iterator[None]:
+        self._check_names()
+        sinks = self.sinks = Instances(registry, bus)  # of the run that began last
+        try:
+            if self.settings.monitoring.enabled:
+                for name in filter(self.settings.feature, registry.names("sink")):
+                    sink = registry.create("sink", name, **self.settings.sinks.get(name, {}))
                     folder = self.settings.folder / self.settings.monitoring.folder
-                    sinks.add(name, sink.attach(self.bus, folder), sink.requires)
+                    sinks.add(name, sink.attach(bus, folder), sink.requires)
             sinks.start_all()
             yield
+        finally:
+            try:
+                sinks.stop_all()
+            except ExceptionGroup as group:  # the run itself is over, well or not: that is what the caller must learn
+                log.warning("sinks failed to close: %s", "; ".join(map(str, group.exceptions)))
 
-    def _check_features(self) -> None:
+    def _check_names(self) -> None:
         known = registry.names("sink")
         unknown = [
-            f"features.{name}: no such feature{did_you_mean(name, known)} (known: {', '.join(known)})"
-            for name in self.settings.features
+            f"{section}.{name}: no such sink{did_you_mean(name, known)} (known: {', '.join(known)})"
+            for section in ("features", "sinks")
+            for name in getattr(self.settings, section)
             if name not in known
         ]
         if unknown:
             raise WiringError(unknown)
 
     def health(self) -> dict[str, Health]:
-        """Health of plugins, sinks and every singleton service that can tell."""
-        found = {"plugins": asked(self.plugins.health)}
+        """Health of the root directory, plugins, sinks and every singleton service that can tell."""
+        found = {"workspace": asked(self.workspace.health), "plugins": asked(self.plugins.health)}
         states = self.sinks.status()  # those of a run that is over have stopped, which is no finding
         found |= {f"sink {name}": h for name, h in self.sinks.health().items() if states[name] is not State.STOPPED}
         try:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import TextIOWrapper
 from threading import Lock
-from typing import Any
 
 from components.core.events import ComponentMoved, Event, RunStarted
 from components.core.health import Health
 from components.core.kinds import register
-from components.core.secret import masked
+from components.core.secret import masked_data
 from components.interfaces import Sink
 
 _numbers = itertools.count(1)
@@ -48,7 +46,9 @@ class Journal(Sink):
     def _write(self, event: Event) -> None:
         if self._file is None and isinstance(event, ComponentMoved):
             return  # the sinks themselves are starting, which is not worth a file
-        line = json.dumps({"time": round(event.time, 3), "event": event.topic, **plain(event.data)}, ensure_ascii=False)
+        line = json.dumps(
+            {"time": round(event.time, 3), "event": event.topic, **masked_data(event.data)}, ensure_ascii=False
+        )
         with self._lock:
             if self._file is None or isinstance(event, RunStarted):
                 self._open(event.recipe if isinstance(event, RunStarted) else "process")
@@ -66,17 +66,6 @@ class Journal(Sink):
         self._file = open(  # noqa: SIM115  closed in close()
             path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=_private
         )
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold, without secrets. Masked text by text: blotting out finished JSON could break it."""
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, Mapping):
-        return {masked(str(key)): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    return masked(str(value))
 
 
 def _private(path: str, flags: int) -> int:

@@ -118,7 +118,7 @@ except ConfigError as error:
 
 
 def test_its_service_gets_the_section(child: Callable[..., Any], tmp_path: Path, tiny_model: Path) -> None:
-    """A plugin's service is filled in with the recipe's section, and without a recipe it says what it lacks (A32, E6)."""
+    """A plugin's service is filled in with the recipe's section; without a recipe it says what it lacks (A32, E6)."""
     code = """
 from components import Application, Settings, parse_recipe
 from components.core.errors import WiringError

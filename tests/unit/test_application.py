@@ -237,8 +237,10 @@ def test_what_the_application_brings_is_injected(app: Application, recipe: Recip
     """Services get the application's own settings, bus and workspace, and the run's recipe (A32, R8)."""
     add("service", test_asks=AsksForCrumbs)
     with app, app.run(recipe) as run:
-        assert run.get("test_asks").got == (recipe, app.workspace, app.settings, app)
-        assert run.get(EventBus) is app.bus is app.workspace.bus
+        got_recipe, workspace, *rest = run.get("test_asks").got
+        assert (got_recipe, workspace.root, *rest) == (recipe, app.workspace.root, app.settings, app)
+        assert run.get(EventBus) is workspace.bus
+        assert workspace.bus.parent is app.bus
 
 
 def test_run_sets_and_resets_current(app: Application, recipe: Recipe) -> None:
@@ -322,11 +324,26 @@ def test_sinks_open_and_close_in_order(app: Application, recipe: Recipe) -> None
     with app:
         app.bus.emit(MetricLogged(values={}, step=0))
         for step in (1, 2):
-            with app.run(recipe):
+            with app.run(recipe) as run:
                 assert app.sinks.status() == {"test_first": State.RUNNING, "test_second": State.RUNNING}
-                app.bus.emit(MetricLogged(values={}, step=step))
+                run.get(EventBus).emit(MetricLogged(values={}, step=step))
     heard = [["open Noisy", "open Second", f"Noisy hears {s}", f"Second hears {s}", "close Second"] for s in (1, 2)]
     assert [*heard[0], "close Noisy", *heard[1], "close Noisy"] == LOG
+
+
+def test_two_runs_do_not_hear_each_other(app: Application, recipe: Recipe) -> None:
+    """What one run tells reaches its own sinks and the application's handlers, not the sinks of another run (B6)."""
+    add("sink", test_first=Noisy)
+    told: list[Event] = []
+    with app, app.run(recipe) as one:
+        app.bus.on(MetricLogged, told.append)
+        with app.run(recipe) as two:
+            LOG.clear()
+            two.get(EventBus).emit(MetricLogged(values={}, step=2))
+            assert LOG == ["Noisy hears 2"]
+        one.get(EventBus).emit(MetricLogged(values={}, step=1))
+        assert LOG == ["Noisy hears 2", "close Noisy", "Noisy hears 1"]
+    assert [event.data["step"] for event in told] == [2, 1]
 
 
 def test_sinks_know_their_folder(tmp_path: Path, recipe: Recipe) -> None:
@@ -334,7 +351,7 @@ def test_sinks_know_their_folder(tmp_path: Path, recipe: Recipe) -> None:
     add("sink", test_first=Noisy)
     with Application(settings(tmp_path, monitoring={"folder": "deep/logs"})) as app, app.run(recipe):
         sink = app.sinks.get("test_first")
-        assert (sink.bus, sink.folder) == (app.bus, tmp_path / "deep" / "logs")
+        assert (sink.bus.parent, sink.folder) == (app.bus, tmp_path / "deep" / "logs")
     assert not (tmp_path / "deep").exists()
 
 
@@ -383,12 +400,13 @@ def test_sink_with_a_required_key(app: Application, recipe: Recipe) -> None:
     assert LOG == []
 
 
-def test_sink_that_cannot_close(app: Application, recipe: Recipe) -> None:
-    """A sink that fails to close is told after a good run, and does not hide the error of a failed one (A1, A34)."""
+def test_sink_that_cannot_close(app: Application, recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink that fails to close is reported, and takes neither a good run's result nor a failed one's error (A34)."""
     add("sink", test_stubborn=Stubborn, test_first=Noisy)
     with app:
-        with pytest.raises(ExceptionGroup, match="components failed to stop"), app.run(recipe):
+        with app.run(recipe):
             pass
+        assert "sinks failed to close: connection lost" in caplog.text
         assert app.health()["sink test_stubborn"] == Health("failed", "OSError: connection lost")
         with pytest.raises(RuntimeError, match="boom"):
             fail(app, recipe, RuntimeError("boom"))
@@ -428,9 +446,9 @@ def test_unknown_features(tmp_path: Path, recipe: Recipe) -> None:
     ):
         fail(app, recipe, AssertionError("not reached"))
     first, second = caught.value.problems
-    assert first.startswith("features.test_frist: no such feature; did you mean 'test_first'? (known: ")
+    assert first.startswith("features.test_frist: no such sink; did you mean 'test_first'? (known: ")
     assert "journal" in first
-    assert second.startswith("features.zzz: no such feature (known: ")
+    assert second.startswith("features.zzz: no such sink (known: ")
 
 
 def test_sinks_of_parallel_runs(app: Application, tmp_path: Path) -> None:
@@ -509,7 +527,9 @@ def test_health_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(empty)
     with Application(settings(empty)) as app:
         found = app.health()
-    assert {name: health.status for name, health in found.items()} == {"plugins": "ok", "service registry": "ok"}
+    assert {name: h.status for name, h in found.items()} == dict.fromkeys(
+        ("workspace", "plugins", "service registry"), "ok"
+    )
     assert files(empty) == []
 
 

@@ -36,11 +36,12 @@ from components.core.events import (
 from components.core.health import Health
 from components.core.kinds import registry
 from components.core.recipe import parse_recipe
+from components.core.secret import masked_data
 from components.core.settings import Settings
 from components.interfaces import Sink
 from components.services.application import Application
 from components.services.evidence import REPORT
-from components.sinks.journal import Journal, plain
+from components.sinks.journal import Journal
 from tasks.events import PrefectSink
 from tests import tiny
 
@@ -324,9 +325,9 @@ def test_journal_of_an_application(tmp_path: Path) -> None:
     settings = Settings(root=tmp_path, features={"prefect": False}, plugins={"enabled": False})
     with Application(settings) as app:
         for number in range(2):
-            with app.run(recipe):
-                app.bus.emit(run_started(run_id=str(number)))
-                app.bus.emit(MetricLogged(values={"a": 1.0}))
+            with app.run(recipe) as run:
+                run.get(EventBus).emit(run_started(run_id=str(number)))
+                run.get(EventBus).emit(MetricLogged(values={"a": 1.0}))
         app.bus.emit(STARTED)
     told = [[line["event"] for line in lines(file)] for file in written(tmp_path)]
     assert told == [["run.started", "metric.logged"]] * 2
@@ -344,7 +345,7 @@ def test_journal_can_be_switched_off(tmp_path: Path) -> None:
 def test_plain_changes_nothing_that_is_plain() -> None:
     """What JSON knows comes out as it is (B5)."""
     value = {"a": [1, 2.5, None, True, "x"], "b": {"c": []}}
-    assert plain(value) == value
+    assert masked_data(value) == value
 
 
 # ---------------------------------------------------------------- Prefect
