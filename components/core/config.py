@@ -107,6 +107,8 @@ def _positions(target: Any, keys: list[str], done: Where) -> list[Where]:
     if len(done) == MAX_DEPTH:
         raise LookupError(f"deeper than {MAX_DEPTH} levels")
     key, rest = keys[0], keys[1:]
+    if not key.isprintable():
+        raise LookupError(f"{key!r} is no text")  # it could not be written to a file either
     if isinstance(target, list):
         positions = range(len(target)) if key == "*" and target else [position(key, target)]
         return [where for at in positions for where in _positions(target[at], rest, (*done, str(at)))]

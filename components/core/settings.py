@@ -17,6 +17,8 @@ from typing import Any, Literal
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from components.core.component import StrictConfig
 from components.core.config import ENV_PREFIX, Override, apply_overrides, environment_overrides, validation_problems
@@ -24,8 +26,8 @@ from components.core.documents import Document, load_document, merge, read_text
 from components.core.errors import ConfigError
 from components.core.plugins import PluginSettings
 
-FILES = ("postmill.yaml", "postmill.json")
-"""The weaker one first."""
+FILES = ("postmill.json", "postmill.yaml")
+"""The stronger one first."""
 DOTENV = ".env"
 
 
@@ -38,7 +40,7 @@ class Monitoring(StrictConfig):
 
 
 class Settings(StrictConfig):
-    """The settings of this process."""
+    """The settings of this process. Made in code they are what they are given; `load_settings` asks the sources."""
 
     root: Path = Field(Path("."), description="directory of artifacts, runs and reports")
     environment: tuple[str, ...] = Field((), description="overlays of every recipe: environments/NAME.yaml")
@@ -57,20 +59,57 @@ class Settings(StrictConfig):
         return self.features.get(name, True)
 
 
+class DocumentSource(PydanticBaseSettingsSource):
+    """One source of settings, read already."""
+
+    def __init__(self, settings_cls: type[BaseSettings], document: Document) -> None:
+        super().__init__(settings_cls)
+        self.document = document
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self.document.data.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self.document.data
+
+
+class SourcedSettings(BaseSettings, Settings):
+    """Settings put together by pydantic-settings: arguments, then the documents, merged key by key.
+
+    Its own readers of files and variables are not used: ours refuse what is unusual, and know the place of every key.
+    """
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # its other sources stay unused
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then our own readers: strict about files, and with a place for every key."""
+        return (init_settings, *(DocumentSource(settings_cls, document) for document in documents()))
+
+
+def documents() -> list[Document]:
+    """What the environment, `.env` and the files say, the strongest first."""
+    said = []
+    for place, environ in reversed(environments()):
+        document = Document(Path(place), {}, {})
+        apply_overrides(document, environment_overrides(environ, place, Settings.model_fields))
+        said.append(document)
+    return [*said, *(load_document(Path(name)) for name in FILES if Path(name).is_file())]
+
+
 def read_settings(overrides: Iterable[Override] = ()) -> tuple[Settings, Document]:
     """The settings of this process, `overrides` (from `--set`) on top, and the places they come from."""
-    document = Document(Path("settings"), {}, {})
-    for name in FILES:
-        if Path(name).is_file():
-            merge(document, load_document(Path(name)))
-    variables = [environment_overrides(environ, place, Settings.model_fields) for place, environ in environments()]
-    apply_overrides(document, [*sum(variables, []), *overrides])
+    given = Document(Path("settings"), {}, {})
+    apply_overrides(given, overrides)
+    places = Document(Path("settings"), {}, {})
+    for document in [*reversed(documents()), given]:
+        merge(places, document)
     try:
-        return Settings.model_validate(document.data), document
+        return SourcedSettings(**given.data), places
     except ValidationError as error:
         problems = validation_problems(error, Settings)
         raise ConfigError(
-            [f"{document.locate(at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems]
+            [f"{places.locate(at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems]
         ) from error
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event as Flag
@@ -84,11 +85,12 @@ class LiveConfig:
                 yield_on_timeout=True,
                 recursive=False,
             )
-            for turn, changed in enumerate(changes):
-                if changed or turn == 0:  # the first: whatever happened before the watch stood
-                    self.reload()
-                if folders != self._folders():
-                    break
+            with suppress(FileNotFoundError):  # a folder went just now; its parent is watched next
+                for turn, changed in enumerate(changes):
+                    if changed or turn == 0:  # the first: whatever happened before the watch stood
+                        self.reload()
+                    if folders != self._folders():
+                        break
 
     def _folders(self) -> set[Path]:
         """What to watch: folders, because editors write a new file and rename it, and one that is gone may return."""

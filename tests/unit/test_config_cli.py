@@ -393,6 +393,7 @@ def test_nothing_heavy_is_imported(recipe: Path, arguments: list[str]) -> None:
 
 def test_watch(recipe: Path) -> None:
     """`config watch` says at every save what changed or what is wrong, and ends with Ctrl-C, not a traceback (A39)."""
+    Path(".env").write_text("POSTMILL_DATA__CONTRACT__MAX_CHARS=8\n")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "BATCH_SIZE": "3"}
     command = [sys.executable, "-m", "flows.cli", "config", "watch", "recipe.yaml", "--env", "dev"]
     with Path("log").open("w") as log:
@@ -404,13 +405,19 @@ def test_watch(recipe: Path) -> None:
             time.sleep(0.02)
         return text in Path("log").read_text()
 
+    def save(name: str, text: str) -> None:
+        Path("scratch").write_text(text)
+        Path("scratch").replace(name)
+
     try:
-        assert said("recipe.yaml is valid; watching base.yaml, recipe.yaml, environments/dev.yaml")
-        Path("environments/dev.yaml").write_text("train: {0: {max_steps: 6}}\n")
+        assert said("recipe.yaml is valid; watching base.yaml, recipe.yaml, environments/dev.yaml, .env")
+        save("environments/dev.yaml", "train: {0: {max_steps: 6}}\n")
         assert said("train.0.max_steps: 5 -> 6")
-        Path("recipe.yaml").write_text(f"extends: base.yaml\nname: mine\nseed: {CANARY}\n")
+        save(".env", "POSTMILL_DATA__CONTRACT__MAX_CHARS=9\n")
+        assert said("data.contract.max_chars: 8 -> 9")
+        save("recipe.yaml", f"extends: base.yaml\nname: mine\nseed: {CANARY}\n")
         assert said("recipe.yaml:3: seed: Input should be a valid integer")
-        Path("recipe.yaml").write_text("extends: base.yaml\nname: yours\n")
+        save("recipe.yaml", "extends: base.yaml\nname: yours\n")
         assert said("name: 'mine' -> 'yours'")
         process.send_signal(signal.SIGINT)
         process.wait(timeout=20)

@@ -192,6 +192,8 @@ def test_all_that_are_no_assignments() -> None:
         ("model.*.name", "'*' stands for every position of a list, and 'model' is none"),
         ("services.*.x", "'*' stands for every position of a list, and 'services' is none"),
         ("x" + ".x" * 5000, "deeper than 30 levels"),
+        ("services.a\udcff", "'a\\udcff' is no text"),
+        ("services.a\x00", "'a\\x00' is no text"),
     ],
 )
 def test_paths_through_nothing(file: Path, key: str, message: str) -> None:

@@ -18,7 +18,7 @@ from components.core.errors import ConfigError
 from components.core.kinds import registry
 from components.core.recipe import load_recipe, parse_recipe, save_recipe
 from components.core.schema import recipe_schema
-from components.core.secret import MASK, Secret, masked
+from components.core.secret import MASK, SHORTEST, Secret, masked, masked_data, refuse_secrets
 from components.interfaces import Gate
 from tests import tiny
 
@@ -60,10 +60,11 @@ def guarded() -> Iterator[None]:
 
 def everything_said(error: BaseException) -> str:
     """All text of an error: messages, representations, chained errors and the traceback as Python prints it."""
-    texts, at = [], error
+    texts: list[str] = []
+    at: Any = error
     while at is not None:
         texts += [str(at), repr(at), repr(at.args)]
-        at = at.__cause__ or at.__context__  # type: ignore[assignment]
+        at = at.__cause__ or at.__context__
     return "\n".join([*texts, *traceback.format_exception(error)])
 
 
@@ -237,3 +238,36 @@ def test_the_throw_away_component_is_gone() -> None:
     """What a test registers under an owner of its own leaves no trace (A23)."""
     assert "guarded" not in registry.names("gate")
     assert registry.owned("tests") == []
+
+
+# ---------------------------------------------------------------- what is recorded
+
+
+def test_masked_from_a_length_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value is blotted out from the shortest length on, not below (C54)."""
+    monkeypatch.setenv("A_TOKEN", "x" * (SHORTEST - 1))
+    assert masked("x" * (SHORTEST - 1)) == "x" * (SHORTEST - 1)
+    monkeypatch.setenv("A_TOKEN", "x" * SHORTEST)
+    assert masked("x" * SHORTEST) == MASK
+
+
+def test_masked_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data is masked text by text, keys too, and what comes out is JSON whatever went in (C54)."""
+    nasty = 'hf_"CANARY"\n\\123'
+    monkeypatch.setenv("A_TOKEN", nasty)
+    data = {"a": [1, 2.5, None, True, nasty], f"k{nasty}": {"x": (nasty, Path("/x"))}, "inf": float("inf"), 7: {nasty}}
+    text = json.dumps(masked_data(data), allow_nan=False)
+    assert "CANARY" not in text
+    assert json.loads(text)["a"] == [1, 2.5, None, True, MASK]
+    assert json.loads(text)[f"k{MASK}"] == {"x": [MASK, "/x"]}
+
+
+def test_a_secret_value_in_a_recipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe in which the value of a secret stands is refused with the variable's name, not its value (C54)."""
+    plain = tiny.recipe(tmp_path, tmp_path / "model", name=f"run-{CANARY}")
+    parse_recipe(plain)
+    monkeypatch.setenv("A_TOKEN", CANARY)
+    with pytest.raises(ConfigError, match="the value of A_TOKEN stands in the recipe") as caught:
+        parse_recipe(plain)
+    assert "CANARY" not in everything_said(caught.value)
+    refuse_secrets("nothing of the kind")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.core import documents
 from components.core.documents import MAX_BYTES, MAX_DEPTH, load_document
@@ -356,3 +358,52 @@ def test_threads_read_at_the_same_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# ---------------------------------------------------------------- anything at all
+
+WHOLE = """\
+name: a
+train:
+  - {type: sft, max_steps: 3, lora: {r: 4, target_modules: [q, "v"]}}
+optimize: {int4: [{type: onnx, extra: {x: 1.5e-3, y: null, z: 'é'}}]}
+"""
+NASTY = [
+    *"*&!{}[]:,-#|>%?'~\t\n\x00\x85²🏭",
+    "!!int ",
+    "!!bool ",
+    "\\u",
+    "\\ud800",
+    "<<:",
+    "---",
+    "...",
+    "NaN",
+    ".inf",
+    "1e999",
+]
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "recipe.json"])
+def test_any_damage_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    """However a file is damaged, it is plain data or one ConfigError; nothing else ever comes out (E3)."""
+    dice = random.Random(7)
+    text = WHOLE if name.endswith("yaml") else json.dumps(yaml.safe_load(WHOLE), indent=1)
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(1500):
+        damaged = bytearray(text.encode())
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(len(damaged))
+            kind = dice.randrange(3)
+            if kind == 0:
+                damaged[at:at] = dice.choice(NASTY).encode()
+            elif kind == 1:
+                del damaged[at : at + dice.randint(1, 6)]
+            else:
+                damaged[at] = dice.randrange(256)
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            json.dumps(load_document(tmp_path / name).data, ensure_ascii=False).encode()
+            outcomes["read"] += 1
+        except ConfigError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 30, outcomes
