@@ -17,8 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.core.documents import MAX_DEPTH, Document, Where, parse_yaml, position
-from components.core.errors import ConfigError
-from components.core.registry import did_you_mean
+from components.core.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "POSTMILL_"
 ALIASES = {"MODEL_NAME": "model.name", "TRAINING_TYPE": "train.0.type", "BATCH_SIZE": "train.*.batch_size"}

@@ -29,8 +29,8 @@ import wireup
 from pydantic import ValidationError
 from wireup.errors import ContainerCloseError, WireupError
 
-from components.core.errors import WiringError
-from components.core.registry import Registry, did_you_mean, refusal
+from components.core.errors import WiringError, did_you_mean
+from components.core.registry import Registry, refusal
 from components.core.service import LIFETIMES, Lifetime, service_info
 
 T = TypeVar("T")

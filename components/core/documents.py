@@ -18,8 +18,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from components.core.errors import ConfigError
-from components.core.registry import did_you_mean
+from components.core.errors import ConfigError, did_you_mean
 
 MAX_BYTES = 2_000_000
 MAX_DEPTH = 30

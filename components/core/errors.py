@@ -5,8 +5,9 @@ Anything else that escapes is a bug. `exit_code` is what the command line return
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 
@@ -73,6 +74,12 @@ class GateNotPassed(PostmillError):
 
 class MissingExtraError(PostmillError):
     """An optional package is not installed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'sft'?"` when a close name exists, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -17,10 +17,10 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, Self
 
 from components.core.component import Component
-from components.core.errors import ConfigError, PostmillError
+from components.core.errors import ConfigError, PostmillError, did_you_mean
 from components.core.events import ComponentMoved, EventBus
 from components.core.health import Health, asked
-from components.core.registry import Registry, did_you_mean
+from components.core.registry import Registry
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from components.core.component import Component, StrictConfig
-from components.core.errors import PluginError
+from components.core.errors import PluginError, did_you_mean
 from components.core.events import Event, EventBus, PluginLoaded, PluginRefused, PluginUnloaded
 from components.core.health import Health
-from components.core.registry import Kind, Registry, did_you_mean
+from components.core.registry import Kind, Registry
 
 if TYPE_CHECKING:
     from components.core.plugin_sources import Candidate

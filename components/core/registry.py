@@ -9,7 +9,6 @@ Try it: `postmill components`, or `registry.create("gate", "budget", max={"bytes
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -21,7 +20,7 @@ from typing import Any, TypeVar, is_typeddict
 
 from pydantic import ValidationError
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=type)
 BUILT_IN = "postmill"
@@ -50,12 +49,6 @@ class Entry:
     def __str__(self) -> str:
         place = self.target if isinstance(self.target, str) else f"{self.target.__module__}:{self.target.__qualname__}"
         return f"{place} ({self.owner})"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'sft'?"` when a close name exists, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def resolve(target: str) -> Any:

@@ -73,7 +73,7 @@ class DocumentSource(PydanticBaseSettingsSource):
         return self.document.data
 
 
-class SourcedSettings(BaseSettings, Settings):
+class SourcedSettings(BaseSettings, Settings):  # type: ignore[misc]  # their configurations are merged by pydantic
     """Settings put together by pydantic-settings: arguments, then the documents, merged key by key.
 
     Its own readers of files and variables are not used: ours refuse what is unusual, and know the place of every key.

@@ -17,14 +17,13 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from components.core.errors import WiringError
+from components.core.errors import WiringError, did_you_mean
 from components.core.events import EventBus
 from components.core.health import Health, asked
 from components.core.kinds import registry
 from components.core.lifecycle import Instances, State
 from components.core.plugins import PluginManager
 from components.core.recipe import Recipe
-from components.core.registry import did_you_mean
 from components.core.settings import Settings, load_settings
 from components.services.workspace import Workspace
 

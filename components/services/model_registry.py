@@ -18,12 +18,11 @@ from typing import Any
 from filelock import FileLock
 
 from components.core.artifacts import Artifact, hash_directory, hash_json
-from components.core.errors import ArtifactError, RegistryServiceError
+from components.core.errors import ArtifactError, RegistryServiceError, did_you_mean
 from components.core.events import AliasMoved, ModelRegistered
 from components.core.health import Health
 from components.core.kinds import registry, service
 from components.core.provenance import library_versions
-from components.core.registry import did_you_mean
 from components.interfaces import Tracker
 from components.services.workspace import Workspace
 from components.trackers.mlflow import connect, refusals, tracking_uri

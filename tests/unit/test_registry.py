@@ -14,9 +14,9 @@ import pytest
 from pydantic import Field, model_validator
 
 from components.core.component import Component, StrictConfig
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, did_you_mean
 from components.core.kinds import registry as project_registry
-from components.core.registry import BUILT_IN, Entry, Factory, Kind, Registry, did_you_mean, refusal, resolve
+from components.core.registry import BUILT_IN, Entry, Factory, Kind, Registry, refusal, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "mlflow", "prefect", "wireup", "pandera", "polars", "onnx")
