@@ -39,7 +39,7 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None) ->
     from flows.environment import prepare
     from flows.session import notices, read, session
 
-    with session(set_) as application:
+    with session(set_, recipe=True) as application:
         plan, _ = read(application, recipe, set_, env)
         for notice in [*prepare(application.settings.folder), *notices(), *_refused(application)]:
             screen.print(f"note: {notice}", style="yellow", highlight=False)
@@ -98,7 +98,7 @@ def check(recipe: RecipePath, set_: Overrides = None, env: Environments = None) 
     from flows.check import print_check
     from flows.session import read, session
 
-    with session(set_) as application:
+    with session(set_, recipe=True) as application:
         plan, _ = read(application, recipe, set_, env)
         print_check(console(), plan, application)
 

@@ -35,7 +35,7 @@ def show(
     for_settings, for_recipe = split(set_)
     if recipe is None and for_recipe:
         raise ConfigError([f"--set {text}: not a setting, and no recipe is named" for text in for_recipe])
-    with session(set_) as app:
+    with session(set_, recipe=True) as app:
         layers: dict[str, Any] = {"settings": read_settings(for_settings)}
         if recipe is not None:
             layers["recipe"] = read(app, recipe, set_, env)

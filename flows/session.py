@@ -25,13 +25,18 @@ from components.services.application import Application
 
 
 @contextmanager
-def session(assignments: Sequence[str] | None = None) -> Iterator[Application]:
-    """The application of this process; `assignments` (`--set`) may name settings and keys of a recipe alike."""
+def session(assignments: Sequence[str] | None = None, recipe: bool = False) -> Iterator[Application]:
+    """The application of this process; `assignments` (`--set`) may name keys of a recipe too where there is one."""
     from tasks import events  # noqa: F401  registers the sink that tells Prefect
 
-    settings = load_settings(split(assignments)[0])
+    for_settings, for_recipe = split(assignments)
+    if for_recipe and not recipe:
+        known = ", ".join(Settings.model_fields)
+        raise ConfigError([f"--set {text}: no such setting (known: {known})" for text in for_recipe])
+    settings = load_settings(for_settings)
     log_to_terminal(settings.monitoring.log_level)
     with Application(settings) as app:
+        surroundings()  # a variable that names nothing is a mistake for every command
         yield app
 
 

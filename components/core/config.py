@@ -133,19 +133,22 @@ def _assign(target: Any, where: Where, value: Any) -> None:
 
 
 def validation_problems(
-    error: ValidationError, model: type[BaseModel], where: Location = ()
+    error: ValidationError, model: type[BaseModel], where: Location = (), beside: tuple[str, ...] = ()
 ) -> list[tuple[Location, str]]:
-    """Flatten a pydantic error, errors of nested component configs included, into (path, message) pairs."""
+    """Flatten a pydantic error, errors of nested component configs included, into (path, message) pairs.
+
+    `beside`: keys that may stand next to the model's own.
+    """
     problems: list[tuple[Location, str]] = []
     for item in error.errors():
         at = (*where, *item["loc"])
         inner = (item.get("ctx") or {}).get("error")
         if isinstance(inner, NestedConfigError):
-            problems += validation_problems(inner.error, inner.model, at)
+            problems += validation_problems(inner.error, inner.model, at, inner.beside)
         elif isinstance(inner, ConfigError):
-            problems += [(at, problem) for problem in inner.problems]
+            problems += [((*at, inner.at) if inner.at else at, problem) for problem in inner.problems]
         elif item["type"] == "extra_forbidden":
-            fields = _fields_at(model, item["loc"][:-1])
+            fields = [*_fields_at(model, item["loc"][:-1]), *(beside if len(item["loc"]) == 1 else ())]
             problems.append((at, f"unknown key '{at[-1]}'{_key_hint(str(at[-1]), fields)}"))
         elif item["type"] == "missing":
             problems.append((at, f"key '{at[-1]}' is required"))
@@ -157,11 +160,14 @@ def validation_problems(
 
 
 class NestedConfigError(ValueError):
-    """Carries a component's own validation error through the recipe's; `validation_problems` unpacks it."""
+    """Carries a component's own validation error through the recipe's; `validation_problems` unpacks it.
 
-    def __init__(self, error: ValidationError, model: type[BaseModel]) -> None:
+    `beside`: keys that the recipe takes next to the component's own.
+    """
+
+    def __init__(self, error: ValidationError, model: type[BaseModel], beside: tuple[str, ...] = ()) -> None:
         super().__init__(str(error))
-        self.error, self.model = error, model
+        self.error, self.model, self.beside = error, model, beside
 
 
 def _short(value: Any) -> str:

@@ -20,13 +20,15 @@ class PostmillError(Exception):
 class ConfigError(PostmillError, ValueError):
     """One or several mistakes in a recipe, an override or a component's configuration.
 
-    A ValueError too, so that a validator may raise it and pydantic goes on to collect the other mistakes.
+    A ValueError too, so that a validator may raise it and pydantic goes on to collect the other mistakes. `at`: the
+    key inside what is validated that it is about.
     """
 
     exit_code = 2
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
+    def __init__(self, problems: str | Sequence[str], at: str = "") -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.at = at
         super().__init__("\n".join(self.problems))
 
 

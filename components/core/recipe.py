@@ -94,11 +94,14 @@ class OfKind:
         wrong = [f"{name}: write true or false, found {on!r}" for name, on in switches.items() if type(on) is not bool]
         if wrong:
             raise ConfigError(wrong)
-        cls = registry.get(self.kind, raw["type"])
+        try:
+            cls = registry.get(self.kind, raw["type"])
+        except ConfigError as error:
+            raise ConfigError(error.problems, at="type") from error
         try:
             config = cls.Config.model_validate({k: v for k, v in raw.items() if k not in ("type", *SWITCHES)})
         except ValidationError as error:
-            raise NestedConfigError(error, cls.Config) from error
+            raise NestedConfigError(error, cls.Config, SWITCHES) from error
         return Spec(kind=self.kind, type=raw["type"], config=config, **switches)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
@@ -230,14 +233,25 @@ class Recipe(StrictConfig):
     def with_updates(self, changes: Mapping[str, Any]) -> Recipe:
         """A new recipe with dotted keys changed, checked again: `recipe.with_updates({"train.0.batch_size": 8})`."""
         document = Document(Path("with_updates"), self.dump(), {})
-        overrides = [Override(key, json.dumps(value), "with_updates") for key, value in changes.items()]
+        overrides = [
+            Override(key, json.dumps(value, ensure_ascii=False, default=str), "with_updates")
+            for key, value in changes.items()
+        ]
         apply_overrides(document, overrides)
         return parse_recipe(document.data, document)
 
 
 def check_section_name(name: str) -> None:
     """Refuse a plugin's section whose name is not free, or could not be written down."""
-    taken = {"extends", *Recipe.model_fields, *(field.alias for field in Recipe.model_fields.values() if field.alias)}
+    from components.core.settings import Settings
+
+    # one variable of the environment must not mean a setting and a section
+    taken = {
+        "extends",
+        *Settings.model_fields,
+        *Recipe.model_fields,
+        *(field.alias for field in Recipe.model_fields.values() if field.alias),
+    }
     if name in taken or hasattr(Recipe, name) or not name.isidentifier() or name.startswith("_"):
         raise ConfigError(f"a plugin cannot add the section '{name}' to recipes; choose a name of its own")
 
@@ -263,7 +277,7 @@ def parse_recipe(data: Mapping[str, Any], document: Document | None = None) -> R
     model = recipe_model()
     try:
         recipe = model.model_validate(data)
-        refuse_secrets(recipe.model_dump_json())
+        refuse_secrets(recipe.dump())
         return recipe
     except ValidationError as error:
         problems = [_format(where, text, document) for where, text in validation_problems(error, model)]
@@ -271,7 +285,9 @@ def parse_recipe(data: Mapping[str, Any], document: Document | None = None) -> R
 
 
 def _format(where: tuple[str | int, ...], text: str, document: Document | None) -> str:
-    place = f"{document.locate(where)}: " if document else ""
+    # a problem between keys begins with the one it is best mended at
+    at = where or text.partition(":")[0].split(".")
+    place = f"{document.locate(at)}: " if document else ""
     dotted = ".".join(str(part) for part in where)
     return f"{place}{dotted}: {text}" if dotted else f"{place}{text}"
 

@@ -87,11 +87,19 @@ def masked_data(value: Any) -> Any:
     return masked(str(value))
 
 
-def refuse_secrets(text: str) -> None:
+def refuse_secrets(data: Any) -> None:
     """A ConfigError if such a value was written into a configuration: it would be recorded with it."""
-    written = [name for name, value in _values().items() if value in text]
+    written = [name for name, value in _values().items() if _holds(data, value)]
     if written:
         raise ConfigError(f"the value of {written[0]} stands in the recipe, and recipes are recorded; take it out")
+
+
+def _holds(data: Any, value: str) -> bool:
+    if isinstance(data, Mapping):
+        return any(_holds(part, value) for item in data.items() for part in item)
+    if isinstance(data, list | tuple):
+        return any(_holds(item, value) for item in data)
+    return value in str(data)
 
 
 def _values() -> dict[str, str]:

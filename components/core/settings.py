@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from components.core.component import StrictConfig
 from components.core.config import ENV_PREFIX, Override, apply_overrides, environment_overrides, validation_problems
@@ -26,8 +26,8 @@ from components.core.documents import Document, load_document, merge, read_text
 from components.core.errors import ConfigError
 from components.core.plugins import PluginSettings
 
-FILES = ("postmill.json", "postmill.yaml")
-"""The stronger one first."""
+FILES = ("postmill.yaml", "postmill.json")
+"""The weaker one first."""
 DOTENV = ".env"
 
 
@@ -74,47 +74,43 @@ class DocumentSource(PydanticBaseSettingsSource):
 
 
 class SourcedSettings(BaseSettings, Settings):  # type: ignore[misc]  # their configurations are merged by pydantic
-    """Settings put together by pydantic-settings: arguments, then the documents, merged key by key.
+    """Settings of pydantic-settings with one source: the layers, merged by the same rules as a recipe's.
 
-    Its own readers of files and variables are not used: ours refuse what is unusual, and know the place of every key.
+    Its own readers of files and variables are not used: they pass over unknown names, cannot reach into a list, and
+    do not know the line that a value came from.
     """
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # its other sources stay unused
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls, settings_cls: type[BaseSettings], init_settings: InitSettingsSource, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then our own readers: strict about files, and with a place for every key."""
-        return (init_settings, *(DocumentSource(settings_cls, document) for document in documents()))
+        return (DocumentSource(settings_cls, init_settings.init_kwargs["document"]),)
 
 
-def documents() -> list[Document]:
-    """What the environment, `.env` and the files say, the strongest first."""
-    said = []
-    for place, environ in reversed(environments()):
-        document = Document(Path(place), {}, {})
-        apply_overrides(document, environment_overrides(environ, place, Settings.model_fields))
-        said.append(document)
-    return [*said, *(load_document(Path(name)) for name in FILES if Path(name).is_file())]
+def layered(overrides: Iterable[Override]) -> Document:
+    """Files, `.env`, environment and `overrides` (from `--set`), one on top of the other."""
+    document = Document(Path("settings"), {}, {})
+    for name in FILES:
+        if Path(name).is_file():
+            merge(document, load_document(Path(name)))
+    variables = [environment_overrides(environ, place, Settings.model_fields) for place, environ in environments()]
+    apply_overrides(document, [*sum(variables, []), *overrides])
+    return document
 
 
 def read_settings(overrides: Iterable[Override] = ()) -> tuple[Settings, Document]:
-    """The settings of this process, `overrides` (from `--set`) on top, and the places they come from."""
-    given = Document(Path("settings"), {}, {})
-    apply_overrides(given, overrides)
-    places = Document(Path("settings"), {}, {})
-    for document in [*reversed(documents()), given]:
-        merge(places, document)
+    """The settings of this process, and the places they come from; a ConfigError lists every mistake."""
+    document = layered(overrides)
     try:
-        return SourcedSettings(**given.data), places
+        return SourcedSettings(document=document), document  # type: ignore[call-arg]  # taken by its source
     except ValidationError as error:
         problems = validation_problems(error, Settings)
-        raise ConfigError(
-            [f"{places.locate(at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems]
-        ) from error
+        told = [f"{document.locate(at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems]
+        raise ConfigError(told) from error
 
 
 def load_settings(overrides: Iterable[Override] = ()) -> Settings:
-    """The settings of this process; a ConfigError lists every mistake."""
+    """The settings of this process."""
     return read_settings(overrides)[0]
 
 

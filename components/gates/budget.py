@@ -33,7 +33,7 @@ def _show(name: str, value: float) -> str:
     return human_bytes(value) if name in ("bytes", "peak_rss") else f"{value:,.4g}"
 
 
-Quantity = Annotated[float, BeforeValidator(_quantity)]
+Quantity = Annotated[float, BeforeValidator(_quantity, json_schema_input_type=float | str)]
 
 
 @register("gate", "budget")

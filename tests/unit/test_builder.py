@@ -120,7 +120,7 @@ def test_all_mistakes_at_once(plain: Plain) -> None:
     made = said_with_builder(plain).train("sftt").benchmark("latency", rounds=0).gate("budget", mx={}).register("a/b")
     found = problems(made.build)
     assert [problem.partition(":")[0] for problem in found] == [
-        "train.1",
+        "train.1.type",
         "benchmark.3.rounds",
         "gate.1.mx",
         "register.model",

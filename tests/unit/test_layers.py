@@ -397,7 +397,7 @@ def test_batch_size_means_every_step() -> None:
     [
         ("BATCH_SIZE", "many", "environment BATCH_SIZE: train.0.batch_size: "),
         ("BATCH_SIZE", "0", "environment BATCH_SIZE: train.0.batch_size: "),
-        ("TRAINING_TYPE", "lorra", "train.0: unknown trainer 'lorra'; did you mean 'lora'?"),
+        ("TRAINING_TYPE", "lorra", "train.0.type: unknown trainer 'lorra'; did you mean 'lora'?"),
         ("MODEL_NAME", "[a]", "environment MODEL_NAME: model.name: "),
     ],
 )

@@ -151,6 +151,7 @@ def test_step_that_is_switched_off(bus: EventBus, told: list[Event], required: b
 
 def test_optional_step_that_fails(bus: EventBus, told: list[Event], caplog: pytest.LogCaptureFixture) -> None:
     """A step with `required: false` that fails ends as skipped with its error as reason, told and logged (C50)."""
+    caplog.set_level("INFO", logger="components")
     caplog.set_level("INFO")
     error = TrainingError("loss is not a number")
     with pytest.raises(StepSkipped) as caught, optional(spec("trainer", required=False), bus, "train", "sft"):

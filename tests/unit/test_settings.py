@@ -132,13 +132,13 @@ def test_null_takes_a_value_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().plugins.allow is None
 
 
-def test_a_whole_section_is_merged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable for a whole section and variables for its keys are merged, the stronger place first (A37)."""
+def test_a_whole_value_replaces_weaker_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable for a whole section replaces what weaker sources, not stronger ones, say of its parts (A37)."""
     Path(".env").write_text("POSTMILL_PLUGINS__ENABLED=false\n")
     monkeypatch.setenv("POSTMILL_PLUGINS", "{block: [a]}")
     monkeypatch.setenv("POSTMILL_PLUGINS__AUTO_DISCOVER", "false")
     plugins = load().plugins
-    assert (plugins.enabled, plugins.block, plugins.auto_discover) == (False, ("a",), False)
+    assert (plugins.enabled, plugins.block, plugins.auto_discover) == (True, ("a",), False)
 
 
 def test_names_of_the_environment_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
