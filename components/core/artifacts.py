@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from components.core.errors import ArtifactError
@@ -133,6 +132,8 @@ class Store:
         make: Callable[[Path], Mapping[str, Any] | None],
     ) -> Artifact:
         """Run `make(directory)` and commit the directory under the identity's key. `make` returns the `meta`."""
+        from filelock import FileLock
+
         target = self.place(identity.stage, identity.key())
         target.parent.mkdir(parents=True, exist_ok=True)
         # one builder per key: a second process waits here and then finds the finished artifact
