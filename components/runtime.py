@@ -20,10 +20,14 @@ def backend_for(kind: str) -> Any:
 
 
 def _backend_name(kind: str) -> str:
+    broken: list[str] = []
     for name in registry.names("backend"):
-        if kind in registry.get("backend", name).serves:
+        reason = registry.broken("backend", name)
+        if reason:
+            broken.append(reason)
+        elif kind in registry.get("backend", name).serves:
             return name
-    raise ConfigError(f"no backend runs artifacts of kind '{kind}'")
+    raise ConfigError([f"no backend runs artifacts of kind '{kind}'", *broken])
 
 
 @contextmanager

@@ -29,6 +29,19 @@ app.add_typer(cli_config.app)
 app.add_typer(cli_plugins.app)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"postmill {version('postmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Options of the program itself; `--version` prints and exits."""
+
+
 @app.command()
 @clear_errors
 def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
@@ -41,8 +54,8 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None) ->
 
     with session(set_, recipe=True) as application:
         plan, _ = read(application, recipe, set_, env)
-        for notice in [*prepare(application.settings.folder), *notices(), *_refused(application)]:
-            screen.print(f"note: {notice}", style="yellow", highlight=False)
+        application.check(plan)
+        _say(screen, [*prepare(application.settings.folder), *notices()])
         _stop_cleanly_on_sigterm()
         preload()
         screen.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
@@ -53,9 +66,9 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None) ->
     _finish(screen, plan, application.workspace, outcome, time.monotonic() - started)
 
 
-def _refused(application: Any) -> list[str]:
-    """Plugins that should be there and are not."""
-    return [f"plugin {report}" for report in application.plugins.reports.values() if report.outcome == "failed"]
+def _say(screen: Any, notes: list[str]) -> None:
+    for note in notes:
+        screen.print(f"note: {note}", style="yellow", highlight=False, markup=False)
 
 
 def _stop_cleanly_on_sigterm() -> None:
@@ -94,12 +107,19 @@ def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: floa
 @app.command()
 @clear_errors
 def check(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
-    """Validate a recipe and its data without running it; print plan, estimates and what the model will see."""
-    from flows.check import print_check
-    from flows.session import read, session
+    """Validate a recipe and its data without training; print plan, estimates and what the model will see.
 
+    The base model is fetched into the store, where a run finds it.
+    """
+    from flows.check import print_check
+    from flows.environment import be_quiet
+    from flows.session import notices, read, session
+
+    be_quiet()
     with session(set_, recipe=True) as application:
+        _say(console(), notices())
         plan, _ = read(application, recipe, set_, env)
+        application.check(plan)
         print_check(console(), plan, application)
 
 
@@ -114,13 +134,17 @@ def components(
     from components.core.registry import BUILT_IN
     from flows.session import session
 
-    with session(set_):
+    with session(set_) as application:
+        versions = {f"plugin {name}": report.version for name, report in application.plugins.reports.items()}
         for name in [kind] if kind else registry.kinds():
-            typer.secho(name, bold=True)
-            for entry in registry.names(name):
+            entries = registry.names(name)
+            typer.secho(name if entries else f"{name} (none)", bold=True)
+            for entry in entries:
                 owner = registry.entry(name, entry).owner
-                origin = "" if owner == BUILT_IN else f"  [{owner}]"
-                typer.echo(f"  {entry:<16} {first_line(registry.get(name, entry))}{origin}")
+                origin = "" if owner == BUILT_IN else f"  [{owner} {versions.get(owner, '')}]"
+                broken = registry.broken(name, entry)
+                text = f"cannot be loaded: {broken}" if broken else first_line(registry.get(name, entry))
+                typer.echo(f"  {entry:<16} {text}{origin}")
 
 
 @app.command()

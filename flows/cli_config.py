@@ -114,11 +114,17 @@ def watch(recipe: Annotated[Path, typer.Argument(help="Recipe file")], env: Envi
     from flows.session import read, session
 
     with session() as app:
-        live = LiveConfig(lambda: read(app, recipe, None, env), app.bus)
+        live = LiveConfig(lambda: _checked(app, read(app, recipe, None, env)), app.bus)
         app.bus.on(ConfigChanged, lambda event: _print_changes(event.changes))
         app.bus.on(ConfigRejected, lambda event: _print_problems(event.problems))
         typer.echo(f"{recipe} is valid; watching {', '.join(str(file) for file in live.files)}")
         live.watch()
+
+
+def _checked(app: Any, found: tuple[Any, Any]) -> tuple[Any, Any]:
+    """A recipe and its places, once it is known that its services fit."""
+    app.check(found[0])
+    return found
 
 
 def _print_problems(problems: Sequence[str]) -> None:

@@ -18,16 +18,21 @@ COLOURS = {"loaded": "green", "blocked": "dim", "skipped": "yellow", "failed": "
 def list_(set_: Overrides = None) -> None:
     """Every plugin found, what it brings, and why one is not loaded."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from flows.session import session
 
     with session(set_) as application:
         reports = list(application.plugins.reports.values())
+        if not application.settings.plugins.enabled:
+            typer.echo("plugins are switched off (plugins.enabled)")
+            return
     if not reports:
         typer.echo("no plugins found. Begin one: postmill plugin new NAME")
         return
-    table = Table("plugin", "version", "from", "state", "brings / reason")
+    table = Table(
+        *(Column(name, overflow="fold") for name in ("plugin", "version", "from", "state", "brings / reason"))
+    )
     for report in reports:
         colour = COLOURS[report.outcome]
         detail = report.reason or ", ".join(report.provides)
@@ -43,9 +48,8 @@ def new(
     folder: Annotated[Path, typer.Option(help="Where to make the folder postmill-NAME")] = Path("."),
 ) -> None:
     """Write the skeleton of a plugin: an installable package with one component and a passing test."""
-    from flows.scaffold import new_plugin
+    from flows.scaffold import new_plugin, next_steps
 
     for file in new_plugin(name, folder):
         typer.echo(file)
-    place = folder / f"postmill-{name}"
-    typer.echo(f"\nNext:\n  pip install -e {place}\n  pytest {place}\n  postmill plugin list")
+    typer.echo("\n  ".join(["\nNext:", *next_steps(name, folder), "postmill plugin list"]))

@@ -37,10 +37,15 @@ SETTINGS = {
 }
 
 
-def prepare(root: Path) -> list[str]:
-    """Set what the user has not set; returns notices for the terminal."""
+def be_quiet() -> None:
+    """Set what the user has not set: no telemetry, no progress bars of libraries, no noise."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def prepare(root: Path) -> list[str]:
+    """Be quiet, and give Prefect a home and a server that is not left over; returns notices for the terminal."""
+    be_quiet()
     os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     for name in ("httpx", "httpcore", "mlflow", "alembic", "prefect"):

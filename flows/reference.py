@@ -28,6 +28,7 @@ from components.core.settings import Settings
 
 PAGE = Path("docs/components.md")
 SCHEMA = Path("docs/recipe.schema.json")
+OVERLAY = Path("docs/overlay.schema.json")
 
 
 def page() -> str:
@@ -129,6 +130,12 @@ def schema() -> str:
     return json.dumps(recipe_schema(), indent=1) + "\n"
 
 
+def overlay_schema() -> str:
+    """The JSON Schema of an overlay: any part of a recipe."""
+    return json.dumps({"$ref": f"{SCHEMA.name}#/$defs/recipe.layer"}, indent=1) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
+    OVERLAY.write_text(overlay_schema(), encoding="utf-8")

@@ -23,6 +23,8 @@ from components.core.secret import masked
 from components.core.settings import DOTENV, Settings, environments, load_settings
 from components.services.application import Application
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def session(assignments: Sequence[str] | None = None, recipe: bool = False) -> Iterator[Application]:
@@ -36,7 +38,9 @@ def session(assignments: Sequence[str] | None = None, recipe: bool = False) -> I
     settings = load_settings(for_settings)
     log_to_terminal(settings.monitoring.log_level)
     with Application(settings) as app:
-        surroundings()  # a variable that names nothing is a mistake for every command
+        if not recipe:
+            for problem in unknown():  # a mistake for a command that reads a recipe, worth a word to every other
+                log.warning(problem)
         yield app
 
 
@@ -80,13 +84,18 @@ def surroundings() -> list[Override]:
     """What `.env` and, above it, the environment say about a recipe."""
     keys = list(keys_of(recipe_model()))
     found: list[Override] = []
-    problems: list[str] = []
     for place, environ in environments():
-        problems += unknown_variables(environ, place, [*keys, *Settings.model_fields])
         found += [*alias_overrides(environ, place), *environment_overrides(environ, place, keys)]
+    problems = unknown()
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def unknown() -> list[str]:
+    """Variables with our prefix that name neither a setting nor a key of a recipe."""
+    known = [*keys_of(recipe_model()), *Settings.model_fields]
+    return [problem for place, environ in environments() for problem in unknown_variables(environ, place, known)]
 
 
 def notices() -> list[str]:

@@ -13,12 +13,13 @@ from components.core.events import EvidenceWritten
 from components.core.provenance import git_state
 from components.core.recipe import Recipe
 from components.interfaces import Subject
-from components.services.application import current
+from components.services.application import Application, current
 from components.services.benchmarking import scoreboard
 from components.services.data import load_rows
 from components.services.evidence import REPORT, write_evidence
 from components.services.judging import read_verdict
 from components.services.model_registry import ModelRegistryService
+from components.services.tracking import loaded_plugins, plugin_tags
 from components.services.workspace import Workspace
 from tasks.steps import step
 
@@ -85,6 +86,7 @@ def _tags(
         "postmill.system": dataset.meta.get("system") or "",
         "git.commit": git["commit"],
         "git.dirty": git["dirty"],
+        **plugin_tags(loaded_plugins(current().get(Application))),
         **{f"metric.{name}": f"{value:.6g}" for name, value in figures.items()},
     }
 

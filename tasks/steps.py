@@ -6,6 +6,7 @@ Caching across runs belongs to the store. Prefect persists the references (JSON)
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -15,8 +16,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from components.core.artifacts import Artifact
-from components.core.errors import StepSkipped
+from components.core.errors import PostmillError, StepSkipped
 from components.core.recipe import Recipe, Spec
+from components.core.secret import masked
 from components.interfaces import Subject
 from components.services.application import current
 from components.services.benchmarking import BenchmarkService
@@ -27,7 +29,17 @@ from components.services.optimization import OptimizationService
 from components.services.training import TrainingService
 
 F = Callable[..., Any]
+RETRIED = (ConnectionError, TimeoutError)
 STORED: dict[str, Any] = {"persist_result": True, "result_serializer": "json"}
+
+
+def without_secrets(error: Exception) -> Exception:
+    """What Prefect may keep: the error itself, or a masked one if it, or what led to it, tells a secret."""
+    said = "".join([repr(error), *traceback.format_exception(error)])
+    if masked(said) == said:
+        return error
+    kind = ConnectionError if isinstance(error, RETRIED) else PostmillError
+    return kind(masked(f"{type(error).__name__}: {error}"))
 
 
 def step(**options: Any) -> Callable[[F], F]:
@@ -39,7 +51,12 @@ def step(**options: Any) -> Callable[[F], F]:
             try:
                 return function(*args, **kwargs)
             except StepSkipped as reason:
-                return Completed(name="Skipped", message=str(reason))
+                return Completed(name="Skipped", message=masked(str(reason)))
+            except Exception as error:
+                kept = without_secrets(error)
+                if kept is error:
+                    raise
+                raise kept from None
 
         prefect_task = task(**STORED, **options)(body)
 
@@ -93,4 +110,4 @@ def judge(recipe: Recipe, measured: list[Artifact], variants: list[str]) -> Arti
 def _is_network(state: Any) -> bool:
     """Retry what may pass by itself, never a mistake in the recipe."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, RETRIED)

@@ -152,21 +152,28 @@ def _close(close: Callable[[], None], because: BaseException | None = None) -> N
 
 
 def choose(registry: Registry, services: Mapping[str, Any]) -> list[_Choice]:
-    """One implementation a role: the recipe's choice, else the service of the role's name, else the only one."""
+    """One implementation a role: the recipe's choice, else the service of the role's name, else the only one.
+
+    A service that cannot be loaded matters only where it is the one.
+    """
     roles: dict[str, dict[str, type]] = {}
+    broken: dict[str, str] = {}
     for name in registry.names("service"):
+        reason = registry.broken("service", name)
+        if reason:
+            broken[name] = reason
+            continue
         cls = registry.get("service", name)
         roles.setdefault(service_info(name, cls).role, {})[name] = cls
     known = ", ".join(sorted(roles))
-    problems = [
-        f"services.{role}: no such role{did_you_mean(role, roles)} (known: {known})"
-        for role in services
-        if role not in roles
-    ]
+    problems: list[str] = []
     chosen: list[_Choice] = []
-    for role, candidates in roles.items():
+    for role in [*(role for role in services if role not in roles), *roles]:
         with _collected(problems):
-            chosen.append(_choice(role, candidates, services.get(role)))
+            name, options = _wanted(role, roles.get(role, {}), services.get(role), broken)
+            if role not in roles:
+                raise WiringError(f"services.{role}: no such role{did_you_mean(role, roles)} (known: {known})")
+            chosen.append(_choice(role, roles[role], name, options))
     if problems:
         raise WiringError(problems)
     return chosen
@@ -181,9 +188,19 @@ def _collected(problems: list[str]) -> Iterator[None]:
         problems += error.problems
 
 
-def _choice(role: str, candidates: Mapping[str, type], wanted: Any) -> _Choice:
+def _wanted(
+    role: str, candidates: Mapping[str, type], wanted: Any, broken: Mapping[str, str]
+) -> tuple[Any, dict[str, Any]]:
+    """The name of the service that shall fill a role, and its options; a WiringError if that one is broken."""
     options = dict(wanted) if isinstance(wanted, Mapping) else {} if wanted is None else {"type": wanted}
-    name = options.pop("type", role if role in candidates or len(candidates) > 1 else next(iter(candidates)))
+    only = next(iter(candidates)) if len(candidates) == 1 and role not in broken else role
+    name = options.pop("type", only)
+    if name in list(broken):
+        raise WiringError(f"services.{role}: {broken[name]}")
+    return name, options
+
+
+def _choice(role: str, candidates: Mapping[str, type], name: Any, options: dict[str, Any]) -> _Choice:
     known = ", ".join(sorted(candidates))
     if name == role and role not in candidates:
         raise WiringError(f"services.{role}: several fit and none is the default; choose one of {known}")

@@ -16,7 +16,8 @@ A plugin's own event is a frozen dataclass too:
     class Baked(Event, topic="acme.baked"):
         minutes: float
 
-Handlers hear the class they subscribed to, not its subclasses; `on_any` hears everything.
+Handlers hear the class they subscribed to, not its subclasses; `on_any` hears everything. The order in which several
+handlers of one event are called is not fixed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from threading import Lock
 from typing import Any, ClassVar, TypeVar
 
 from blinker import Namespace
@@ -68,6 +70,7 @@ class RunStarted(Event, topic="run.started"):
     recipe: str
     run_id: str
     digest: str
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,9 +372,12 @@ class EventBus:
     def once(self, event: type[E], handler: Callable[[E], object]) -> Callable[[], None]:
         """Call `handler` for the next event of this class only."""
 
+        waiting = Lock()
+
         def first(occurred: E) -> None:
-            off()
-            handler(occurred)
+            if waiting.acquire(blocking=False):  # never given back: two threads may emit at the same time
+                off()
+                handler(occurred)
 
         off = self.on(event, first)
         return off

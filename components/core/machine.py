@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from components.core.health import Health
+
+GB = 1000**3
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -47,9 +51,27 @@ def _read(path: str) -> str:
 
 def free_disk(path: Path) -> int:
     """Free bytes on the file system that will hold `path`."""
-    while not path.exists():
+    return shutil.disk_usage(_existing(path)).free
+
+
+def disk_state(path: Path) -> Health:
+    """Whether `path`, or the folder that it will be made in, can be written to and has room."""
+    path = path.absolute()
+    folder, elsewhere = _existing(path), "or set POSTMILL_ROOT to another folder"
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return Health("failed", f"'{folder}' is not a folder that can be written to; make it one, {elsewhere}")
+    free = free_disk(folder)
+    detail, figures = f"{human_bytes(free)} free at '{path}'", {"root": str(path), "free": free}
+    if free < 5 * GB:
+        return Health("failed" if free < GB else "degraded", f"{detail}; free some, {elsewhere}", figures)
+    return Health("ok", f"{detail}, writable", figures)
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    while not os.path.exists(path):  # unlike Path.exists, False where we may not look
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 def peak_rss() -> int:

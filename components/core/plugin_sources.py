@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import itertools
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +56,7 @@ def installed(entry_points: Iterable[metadata.EntryPoint]) -> Iterator[Candidate
     for entry_point in entry_points:
         distribution = entry_point.dist
         assert distribution is not None  # entry_points() sets it
-        if not ("Name" in distribution.metadata and "Version" in distribution.metadata):
+        if not _is_complete(distribution):
             problem = "its distribution has no name or no version, so it is half installed; install it again"
             yield Candidate(entry_point.name, f"entry point {entry_point.value}", problem=problem)
             continue
@@ -64,6 +65,13 @@ def installed(entry_points: Iterable[metadata.EntryPoint]) -> Iterator[Candidate
             yield _from_metadata(entry_point, distribution, origin)
         except (InvalidVersion, InvalidRequirement, InvalidSpecifier) as error:
             yield Candidate(entry_point.name, origin, problem=_invalid(error))
+
+
+def _is_complete(distribution: metadata.Distribution) -> bool:
+    try:
+        return "Name" in distribution.metadata and "Version" in distribution.metadata
+    except FileNotFoundError:  # of the package importlib_metadata, whose finder answers once somebody imported it
+        return False
 
 
 def _from_metadata(entry_point: metadata.EntryPoint, distribution: metadata.Distribution, origin: str) -> Candidate:
@@ -104,13 +112,23 @@ def in_directory(directory: Path) -> Iterator[Candidate]:
 
 
 def _refuse_if_open(path: Path) -> None:
-    if path.stat().st_mode & stat.S_IWOTH:
-        raise PluginError(f"everybody may write to '{path}', so its code is not loaded; chmod o-w '{path}'")
+    """A PluginError if somebody else may change `path`, wrote it, or may put another one in its place."""
+    owner, user = path.stat().st_uid, os.geteuid()
+    if path.is_file() and owner not in (0, user):
+        raise PluginError(
+            f"'{path}' belongs to user {owner}, neither you nor root, so its code is not loaded; chown {user} '{path}'"
+        )
+    for place in dict.fromkeys([path, *path.absolute().parents, *path.resolve().parents]):
+        mode = place.stat().st_mode
+        sticky = mode & stat.S_ISVTX and place != path  # such as /tmp, where nobody may replace what is yours
+        if mode & stat.S_IWOTH and not sticky:
+            raise PluginError(f"everybody may write to '{place}', so its code is not loaded; chmod o-w '{place}'")
 
 
 def _from_source(name: str, source: Path) -> Candidate:
     try:
-        for path in (source, source.parent):
+        package = source.parent.rglob("*") if source.name == "__init__.py" else ()
+        for path in (source, source.parent, *filter(Path.exists, package)):
             _refuse_if_open(path)
         return _described(name, source, _read_facts(source))
     except (InvalidVersion, InvalidRequirement, InvalidSpecifier) as error:

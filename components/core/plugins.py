@@ -23,7 +23,7 @@ from components.core.component import Component, StrictConfig
 from components.core.errors import PluginError, did_you_mean
 from components.core.events import Event, EventBus, PluginLoaded, PluginRefused, PluginUnloaded
 from components.core.health import Health
-from components.core.registry import Kind, Registry
+from components.core.registry import AT_IMPORT, Kind, Registry
 
 if TYPE_CHECKING:
     from components.core.plugin_sources import Candidate
@@ -170,10 +170,7 @@ class PluginManager:
         users = [other for other, one in self._loaded.items() if any(map(loaded.candidate.answers_to, _needs(one)))]
         if users:
             raise PluginError(f"plugin '{name}' is required by {', '.join(users)}; unload them first")
-        trouble = self._undo(loaded.candidate, loaded.ledger)
-        del self._loaded[name]
-        self._report(loaded.candidate, "unloaded", trouble or "its Python modules stay imported")
-        self.bus.emit(PluginUnloaded(plugin=name))
+        self._unload(name)
 
     def reload(self, name: str) -> Report:
         """Unload and load. A plugin in a directory is read anew; an installed one keeps its imported code."""
@@ -185,9 +182,15 @@ class PluginManager:
         return self._at(name).plugin
 
     def close(self) -> None:
-        """Unload everything, dependants first."""
+        """Unload everything, dependants first, whoever uses it. What one plugin raises stops none of the others."""
+        errors = []
         for name in reversed(list(self._loaded)):
-            self.unload(name)
+            try:
+                self._unload(name, strangers=True)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("plugins failed to unload", errors)
 
     def health(self) -> Health:
         """Degraded while a plugin that should be there is not."""
@@ -204,13 +207,13 @@ class PluginManager:
             return
         ledger, owner = ExitStack(), _owner(candidate.name)
         try:
-            plugin = self._import(candidate)
             with self.registry.owned_by(owner):
+                plugin = self._import(candidate)
                 plugin.register(PluginApi(self.registry, self.bus, ledger, owner))
-            ledger.callback(plugin.close)
-            plugin.setup()
+                ledger.callback(plugin.close)
+                plugin.setup()
         except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is its own failure
-            self._undo(candidate, ledger)
+            self._undo(candidate, ledger, strangers=True)
             log.debug("plugin %s failed", candidate.name, exc_info=error)
             self._refuse(candidate, "failed", f"{type(error).__name__}: {error}")
             return
@@ -218,11 +221,18 @@ class PluginManager:
         report = self._report(candidate, "loaded", provides=tuple(self.registry.owned(owner)))
         self.bus.emit(PluginLoaded(plugin=report.name, version=report.version, provides=report.provides))
 
-    def _undo(self, candidate: Candidate, ledger: ExitStack) -> str:
+    def _unload(self, name: str, strangers: bool = False) -> None:
+        loaded = self._loaded[name]
+        trouble = self._undo(loaded.candidate, loaded.ledger, strangers)
+        del self._loaded[name]
+        self._report(loaded.candidate, "unloaded", trouble or "its Python modules stay imported")
+        self.bus.emit(PluginUnloaded(plugin=name))
+
+    def _undo(self, candidate: Candidate, ledger: ExitStack, strangers: bool) -> str:
         """Take back what the plugin did; what its own clean-up raises is returned, and stops nothing."""
         owner, trouble = _owner(candidate.name), ""
         with self.registry.owned_by(owner):
-            self.registry.forget(owner)
+            self.registry.forget(owner, strangers)
         try:
             ledger.close()
         except (Exception, SystemExit) as error:
@@ -232,8 +242,7 @@ class PluginManager:
         return trouble
 
     def _import(self, candidate: Candidate) -> Plugin:
-        reason = "a plugin registers in its register(api), not while it is imported, so that it can be undone"
-        with self.registry.sealed(reason):
+        with self.registry.sealed(AT_IMPORT):
             found = candidate.load()
         if not (isinstance(found, type) and issubclass(found, Plugin)):
             raise PluginError(f"{found!r} is not a class that extends components.core.plugins.Plugin")
@@ -307,7 +316,9 @@ class PluginManager:
                 graph = {name: [need for need in needs if need in graph] for name, needs in graph.items()}
 
     def _refuse(self, candidate: Candidate, outcome: Outcome, reason: str, key: str = "") -> None:
-        self._report(candidate, outcome, reason, key=key)
+        report = self._report(candidate, outcome, reason, key=key)
+        if outcome != "blocked":  # as the user wishes
+            log.warning("plugin %s", report)
         self.bus.emit(PluginRefused(plugin=candidate.name, status=outcome, reason=reason))
 
     def _report(

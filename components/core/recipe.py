@@ -35,7 +35,9 @@ from components.core.secret import refuse_secrets
 
 RESERVED_SUBJECTS = ("base", "trained")
 SWITCHES = ("required", "enabled")
-"""Keys beside `type` that every component of a recipe takes."""
+"""Keys beside `type` that the steps of a recipe take."""
+OPTIONAL = ("trainer", "pass", "benchmark")
+"""Kinds whose components are steps that may be left out."""
 KIND_MARK = "x-component-kind"
 
 
@@ -89,8 +91,10 @@ class OfKind:
             return raw
         if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
             known = ", ".join(registry.names(self.kind))
-            raise ConfigError(f"a {self.kind} is written as {{type: NAME, ...}}; known: {known}")
-        switches = {name: raw[name] for name in SWITCHES if name in raw}
+            raise ConfigError(f"write a component of kind {self.kind} as {{type: NAME, ...}}; known: {known}")
+        # a gate takes them only to be refused with a reason
+        beside = SWITCHES if self.kind in (*OPTIONAL, "gate") else ()
+        switches = {name: raw[name] for name in beside if name in raw}
         wrong = [f"{name}: write true or false, found {on!r}" for name, on in switches.items() if type(on) is not bool]
         if wrong:
             raise ConfigError(wrong)
@@ -99,9 +103,9 @@ class OfKind:
         except ConfigError as error:
             raise ConfigError(error.problems, at="type") from error
         try:
-            config = cls.Config.model_validate({k: v for k, v in raw.items() if k not in ("type", *SWITCHES)})
+            config = cls.Config.model_validate({k: v for k, v in raw.items() if k not in ("type", *beside)})
         except ValidationError as error:
-            raise NestedConfigError(error, cls.Config, SWITCHES) from error
+            raise NestedConfigError(error, cls.Config, beside) from error
         return Spec(kind=self.kind, type=raw["type"], config=config, **switches)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
@@ -184,8 +188,8 @@ class Recipe(StrictConfig):
 
     def _train_problems(self) -> Iterable[str]:
         kinds = [spec.component.produces_kind(spec.config) for spec in self.train if spec.enabled]
-        if not kinds:
-            yield "train: every step is switched off (enabled: false)"
+        if not any(spec.enabled and spec.required for spec in self.train):
+            yield "train: at least one step must be switched on and required; else an untrained model could pass"
         if "adapter" in kinds[:-1]:
             at = kinds.index("adapter")
             yield f"train.{at}: only the last training step may give an adapter; remove its 'lora' key"
@@ -258,8 +262,13 @@ def check_section_name(name: str) -> None:
 
 def recipe_model() -> type[Recipe]:
     """`Recipe` with the sections of the loaded plugins."""
-    names = registry.names("section")
-    return _with_sections(tuple((name, registry.get("section", name)) for name in names)) if names else Recipe
+    found = tuple((name, registry.get("section", name)) for name in section_names())
+    return _with_sections(found) if found else Recipe
+
+
+def section_names() -> list[str]:
+    """The sections that plugins bring; one that cannot be loaded is left out, `postmill components` shows why."""
+    return [name for name in registry.names("section") if not registry.broken("section", name)]
 
 
 @lru_cache(maxsize=8)
@@ -293,24 +302,25 @@ def _format(where: tuple[str | int, ...], text: str, document: Document | None) 
 
 
 def read_recipe(
-    path: Path, assignments: Iterable[str] = (), overrides: Iterable[Override] = (), overlays: Iterable[str] = ()
+    path: Path | str, assignments: Iterable[str] = (), overrides: Iterable[Override] = (), overlays: Iterable[str] = ()
 ) -> tuple[Recipe, Document]:
     """A recipe and the places its keys come from: files, then `overrides` (environment), then `--set` on top."""
-    document = load_layers(path, overlays)
+    document = load_layers(Path(path), overlays)
     apply_overrides(document, [*overrides, *parse_assignments(assignments)])
     return parse_recipe(document.data, document), document
 
 
 def load_recipe(
-    path: Path, assignments: Iterable[str] = (), overrides: Iterable[Override] = (), overlays: Iterable[str] = ()
+    path: Path | str, assignments: Iterable[str] = (), overrides: Iterable[Override] = (), overlays: Iterable[str] = ()
 ) -> Recipe:
     """Read, layer and validate a recipe file."""
     return read_recipe(path, assignments, overrides, overlays)[0]
 
 
-def save_recipe(recipe: Recipe, path: Path) -> None:
+def save_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write a recipe that loads to the same recipe; the file appears whole or not at all."""
     text = yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
+    path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)

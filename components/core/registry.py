@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, TypeVar, is_typeddict
@@ -23,8 +25,10 @@ from pydantic import ValidationError
 from components.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=type)
+log = logging.getLogger(__name__)
 BUILT_IN = "postmill"
 OWN_PACKAGES = ("components.", "tasks.", "flows.")
+AT_IMPORT = "a plugin registers in its register(api), not while it is imported, so that it can be undone"
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,16 @@ def resolve(target: str) -> Any:
 
 
 class Registry:
-    """Component classes by kind and name. Duplicates are refused; after `freeze` so is every change."""
+    """Component classes by kind and name. Duplicates are refused; owner and seal are those of the thread that asks."""
 
     def __init__(self, kinds: Iterable[Kind] = ()) -> None:
         self._kinds: dict[str, Kind] = {}
         self._kind_owners: dict[str, str] = {}
         self._entries: dict[str, dict[str, Entry]] = {}
         self._discovered: set[str] = set()
-        self._frozen = ""
-        self._owner = BUILT_IN
-        self._lock = RLock()  # who asks while another thread discovers or registers waits until all is there
+        self._owner = ContextVar("owner", default=BUILT_IN)
+        self._seal = ContextVar("seal", default="")
+        self._lock = RLock()  # for the tables; never held during an import, which waits for other threads' imports
         for kind in kinds:
             self.add_kind(kind)
 
@@ -77,12 +81,13 @@ class Registry:
 
     def add_kind(self, kind: Kind) -> None:
         """Open a new kind; its components extend `kind.base`, or have what it asks for if it is a Protocol."""
-        self._refuse_if_frozen(f"kind '{kind.name}'")
-        if kind.name in self._kinds:
-            raise ConfigError(f"component kind '{kind.name}' exists already")
-        self._kinds[kind.name] = kind
-        self._kind_owners[kind.name] = self._owner
-        self._entries[kind.name] = {}
+        self._refuse_if_sealed(f"kind '{kind.name}'")
+        with self._lock:
+            if kind.name in self._kinds:
+                raise ConfigError(f"component kind '{kind.name}' exists already")
+            self._kind_owners[kind.name] = self._owner.get()
+            self._entries[kind.name] = {}
+            self._kinds[kind.name] = kind
 
     def register(self, kind: str, name: str) -> Callable[[T], T]:
         """Class decorator that puts a component into the table."""
@@ -99,65 +104,66 @@ class Registry:
 
     def add(self, kind: str, name: str, target: type | str) -> None:
         """Register a class, or the lazy target `"module:Class"` of one."""
-        # the built-in names first: a plugin must not take one of them merely by being early
-        entries = self._load(kind) if self._owner != BUILT_IN else self._entries[self._known(kind).name]
-        self._refuse_if_frozen(f"{kind} '{name}'")
+        entry = Entry(target, self._owner.get())
+        if entry.owner != BUILT_IN:  # the built-in names first: a plugin must not take one of them by being early
+            self._load(kind)
+        self._refuse_if_sealed(f"{kind} '{name}'")
         if not isinstance(target, str):
             self._check_base(kind, name, target)
-        entry = Entry(target, self._owner)
-        if name in entries:
-            raise ConfigError(f"{kind} '{name}' is registered twice: by {entries[name]} and by {entry}")
-        entries[name] = entry
+        with self._lock:
+            entries = self._entries[self._known(kind).name]
+            if name in entries:
+                raise ConfigError(f"{kind} '{name}' is registered twice: by {entries[name]} and by {entry}")
+            entries[name] = entry
 
-    def forget(self, owner: str) -> None:
-        """Undo everything that `owner` registered. Python keeps the modules it imported."""
-        self._refuse_if_frozen(f"what {owner} registered")
-        theirs = [kind for kind, whose in self._kind_owners.items() if whose == owner]
-        strangers = [str(entry) for kind in theirs for entry in self._entries[kind].values() if entry.owner != owner]
-        if strangers:
-            raise ConfigError(f"{owner} owns a component kind that others use: {', '.join(strangers)}")
-        for kind in theirs:
-            del self._kinds[kind], self._kind_owners[kind], self._entries[kind]
-        for entries in self._entries.values():
-            for name in [name for name, entry in entries.items() if entry.owner == owner]:
-                del entries[name]
+    def forget(self, owner: str, strangers: bool = False) -> None:
+        """Undo everything that `owner` registered. Python keeps the modules it imported.
+
+        What others registered in a kind of `owner` is in the way, unless `strangers` says to forget that too.
+        """
+        self._refuse_if_sealed(f"what {owner} registered")
+        with self._lock:
+            theirs = [kind for kind, whose in self._kind_owners.items() if whose == owner]
+            users = [str(entry) for kind in theirs for entry in self._entries[kind].values() if entry.owner != owner]
+            if users and not strangers:
+                raise ConfigError(f"{owner} owns a component kind that others use: {', '.join(users)}")
+            for kind in theirs:
+                del self._kinds[kind], self._kind_owners[kind], self._entries[kind]
+            for entries in self._entries.values():
+                for name in [name for name, entry in entries.items() if entry.owner == owner]:
+                    del entries[name]
+        if users:
+            log.warning("%s takes its component kind away from %s", owner, ", ".join(users))
 
     def owned(self, owner: str) -> list[str]:
         """What `owner` registered, as `"kind:name"`."""
-        kinds = [f"kind:{kind}" for kind, whose in self._kind_owners.items() if whose == owner]
-        return kinds + [
-            f"{kind}:{name}"
-            for kind, entries in self._entries.items()
-            for name, entry in entries.items()
-            if entry.owner == owner
-        ]
+        with self._lock:
+            kinds = [f"kind:{kind}" for kind, whose in self._kind_owners.items() if whose == owner]
+            return kinds + [
+                f"{kind}:{name}"
+                for kind, entries in self._entries.items()
+                for name, entry in entries.items()
+                if entry.owner == owner
+            ]
 
     @contextmanager
     def owned_by(self, owner: str) -> Iterator[None]:
-        """Registrations below belong to `owner`, which listings and error messages name. Lifts a freeze meanwhile."""
-        with self._lock:
-            before = self._owner, self._frozen
-            self._owner, self._frozen = owner, ""
+        """Registrations below belong to `owner`, which listings and error messages name. Lifts a seal meanwhile."""
+        with self.sealed(""):
+            before = self._owner.set(owner)
             try:
                 yield
             finally:
-                self._owner, self._frozen = before
+                self._owner.reset(before)
 
     @contextmanager
     def sealed(self, reason: str) -> Iterator[None]:
         """Refuse changes below, with this reason."""
-        with self._lock:
-            before, self._frozen = self._frozen, reason
-            try:
-                yield
-            finally:
-                self._frozen = before
-
-    def freeze(self) -> None:
-        """Load every kind and refuse further changes."""
-        for kind in self._kinds:
-            self._load(kind)
-        self._frozen = "the registry is frozen after start-up"
+        before = self._seal.set(reason)
+        try:
+            yield
+        finally:
+            self._seal.reset(before)
 
     # ------------------------------------------------------------ asking
 
@@ -166,23 +172,33 @@ class Registry:
         entry = self.entry(kind, name)
         if isinstance(entry.target, type):
             return entry.target
-        try:
-            target = resolve(entry.target)
-        except Exception as error:  # a stranger's module: whatever it raises is its own failure
-            raise ConfigError(
-                f"{kind} '{name}' cannot be loaded from {entry}: {type(error).__name__}: {error}"
-            ) from error
-        self._check_base(kind, name, target)
-        self._entries[kind][name] = Entry(target, entry.owner)
+        # a plugin's module is imported once, so what it registered itself would be gone after a reload
+        with self.owned_by(BUILT_IN) if entry.owner == BUILT_IN else self.sealed(AT_IMPORT):
+            target = _loaded(f"{kind} '{name}' cannot be loaded from {entry}", entry.target)
+            self._check_base(kind, name, target)
+        with self._lock:
+            entries = self._entries.get(kind, {})
+            if entries.get(name) is entry:  # and not forgotten meanwhile
+                entries[name] = Entry(target, entry.owner)
         return target
+
+    def broken(self, kind: str, name: str) -> str | None:
+        """Why a registered component cannot be loaded, or None if it can."""
+        self.entry(kind, name)
+        try:
+            self.get(kind, name)
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def entry(self, kind: str, name: str) -> Entry:
         """What is registered under `kind` and `name`, without importing it."""
         entries = self._load(kind)
-        if name not in entries:
+        entry = entries.get(name)
+        if entry is None:
             known = ", ".join(sorted(entries)) or "none"
             raise ConfigError(f"unknown {kind} '{name}'{did_you_mean(name, entries)} (known: {known})")
-        return entries[name]
+        return entry
 
     def create(self, kind: str, name: str, /, **config: Any) -> Any:
         """Validate `config` with the component's own `Config` and build the component."""
@@ -215,9 +231,9 @@ class Registry:
         """All kinds, in the order they were added."""
         return list(self._kinds)
 
-    def _refuse_if_frozen(self, what: str) -> None:
-        if self._frozen:
-            raise ConfigError(f"cannot change {what}: {self._frozen}")
+    def _refuse_if_sealed(self, what: str) -> None:
+        if self._seal.get():
+            raise ConfigError(f"cannot change {what}: {self._seal.get()}")
 
     def _known(self, kind: str) -> Kind:
         if kind not in self._kinds:
@@ -227,15 +243,16 @@ class Registry:
     def _load(self, kind: str) -> dict[str, Entry]:
         package_name = self._known(kind).package
         if package_name and kind not in self._discovered:
+            # threads that ask meanwhile import too: Python makes them wait for each other, module by module
             with self.owned_by(BUILT_IN):
-                _import_modules(package_name)
-            self._discovered.add(kind)  # not before: a module that cannot be imported is told every time
+                complete = _import_modules(package_name)
+            if complete:  # not before: a module that cannot be imported is told every time
+                self._discovered.add(kind)
         return self._entries[kind]
 
     def _check_base(self, kind: str, name: str, target: Any) -> None:
         base = self._known(kind).base
-        base = resolve(base) if isinstance(base, str) else base
-        complaint = refusal(target, base)
+        complaint = refusal(target, _loaded(f"the base of kind '{kind}' cannot be loaded from {base}", base))
         if complaint:
             raise ConfigError(f"{kind} '{name}': {complaint}")
 
@@ -286,8 +303,17 @@ def _dotted(at: Iterable[str | int]) -> str:
     return ".".join(map(str, at))
 
 
-def _import_modules(package_name: str) -> None:
-    package = importlib.import_module(package_name)
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):  # helpers, which may import heavy libraries
-            importlib.import_module(f"{package_name}.{module.name}")
+def _loaded(problem: str, target: type | str) -> Any:
+    try:
+        return resolve(target) if isinstance(target, str) else target
+    except (Exception, SystemExit) as error:  # a stranger's module: whatever it raises is its own failure
+        raise ConfigError(f"{problem}: {type(error).__name__}: {error}") from error
+
+
+def _import_modules(package_name: str) -> bool:
+    """True when all are there; False if one of them is still being imported, and asked for its own kind."""
+    modules = [package := importlib.import_module(package_name)]
+    for found in pkgutil.iter_modules(package.__path__):
+        if not found.name.startswith("_"):  # helpers, which may import heavy libraries
+            modules.append(importlib.import_module(f"{package_name}.{found.name}"))
+    return not any(getattr(module.__spec__, "_initializing", False) for module in modules)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from components.core.kinds import registry
-from components.core.recipe import KIND_MARK, SWITCHES, recipe_model
+from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, recipe_model
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 LAYER = ".layer"
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema of a recipe file, every registered component included; one that extends another may be partial."""
+    """The schema of a recipe file, with every component that can be loaded; one that extends another may be partial."""
     schema = recipe_model().model_json_schema(by_alias=True)
     schema["properties"]["extends"] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
@@ -26,9 +26,9 @@ def recipe_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = _linked(schema.pop("$defs", {}), used)
     recipe = _linked(schema, used)
     for kind in sorted(used):
-        definitions[kind] = {"anyOf": [_component(kind, name, definitions) for name in registry.names(kind)]}
+        definitions[kind] = _any_of(kind, definitions)
     variants = recipe["properties"]["optimize"]
-    others = [{"enum": registry.names("preset")}, {"type": "null", "description": "no such variant"}]
+    others = [{"enum": _sound("preset")}, {"type": "null", "description": "no such variant"}]
     variants["additionalProperties"] = {"anyOf": [variants["additionalProperties"], *others]}
     definitions["recipe"] = recipe
     definitions |= {f"{name}{LAYER}": _layer(definition) for name, definition in definitions.items()}
@@ -68,6 +68,15 @@ def _linked(node: Any, used: set[str]) -> Any:
     return {key: _linked(value, used) for key, value in node.items()}
 
 
+def _sound(kind: str) -> list[str]:
+    """The components of a kind that can be loaded: a plugin's broken one takes nobody's completion away."""
+    return [name for name in registry.names(kind) if not registry.broken(kind, name)]
+
+
+def _any_of(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [_component(kind, name, definitions) for name in _sound(kind)] or [False]}
+
+
 def _component(kind: str, name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """One alternative of a kind: `type` fixed to its name, and its own keys."""
     cls = registry.get(kind, name)
@@ -76,11 +85,11 @@ def _component(kind: str, name: str, definitions: dict[str, Any]) -> dict[str, A
     for title, definition in schema.pop("$defs", {}).items():
         definitions[f"{kind}.{name}.{title}"] = _linked(definition, inner)
     properties = {"type": {"const": name, "description": cls.summary()}, **_linked(schema.get("properties", {}), inner)}
-    properties |= {switch: {"type": "boolean", "default": True} for switch in SWITCHES}
+    properties |= {switch: {"type": "boolean", "default": True} for switch in SWITCHES if kind in OPTIONAL}
     missing = sorted(inner - definitions.keys())
     for other in missing:  # a component that holds components of another kind
         definitions[other] = {}
-        definitions[other] = {"anyOf": [_component(other, entry, definitions) for entry in registry.names(other)]}
+        definitions[other] = _any_of(other, definitions)
     return {
         "type": "object",
         "title": f"{kind} {name}",

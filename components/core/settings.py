@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +26,10 @@ from components.core.config import ENV_PREFIX, Override, apply_overrides, enviro
 from components.core.documents import Document, load_document, merge, read_text
 from components.core.errors import ConfigError
 from components.core.plugins import PluginSettings
+from components.core.secret import refuse_literals
 
-FILES = ("postmill.yaml", "postmill.json")
-"""The weaker one first."""
+FILES = ("postmill.json", "postmill.yaml")
+"""The stronger one first."""
 DOTENV = ".env"
 
 
@@ -74,38 +76,45 @@ class DocumentSource(PydanticBaseSettingsSource):
 
 
 class SourcedSettings(BaseSettings, Settings):  # type: ignore[misc]  # their configurations are merged by pydantic
-    """Settings of pydantic-settings with one source: the layers, merged by the same rules as a recipe's.
+    """Settings that pydantic-settings puts together from documents, the strongest first.
 
-    Its own readers of files and variables are not used: they pass over unknown names, cannot reach into a list, and
-    do not know the line that a value came from.
+    The documents are read by our own readers: pydantic-settings' pass over variables that name nothing, and do not
+    know the line that a value came from.
     """
 
     @classmethod
-    def settings_customise_sources(  # type: ignore[override]  # its other sources stay unused
+    def settings_customise_sources(  # type: ignore[override]  # its own readers stay unused
         cls, settings_cls: type[BaseSettings], init_settings: InitSettingsSource, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (DocumentSource(settings_cls, init_settings.init_kwargs["document"]),)
+        return tuple(DocumentSource(settings_cls, document) for document in init_settings.init_kwargs["documents"])
 
 
-def layered(overrides: Iterable[Override]) -> Document:
-    """Files, `.env`, environment and `overrides` (from `--set`), one on top of the other."""
-    document = Document(Path("settings"), {}, {})
-    for name in FILES:
-        if Path(name).is_file():
-            merge(document, load_document(Path(name)))
-    variables = [environment_overrides(environ, place, Settings.model_fields) for place, environ in environments()]
-    apply_overrides(document, [*sum(variables, []), *overrides])
-    return document
+def documents(overrides: Iterable[Override]) -> list[Document]:
+    """What `overrides` (from `--set`), the environment, `.env` and the files say, the strongest first."""
+    said = [("--set", list(overrides))]
+    for place, environ in reversed(environments()):
+        said.append((place, environment_overrides(environ, place, Settings.model_fields)))
+    found = []
+    for place, given in said:
+        document = Document(Path(place), {}, {})
+        apply_overrides(document, given)
+        found.append(document)
+    return [*found, *(load_document(Path(name)) for name in FILES if Path(name).is_file())]
 
 
 def read_settings(overrides: Iterable[Override] = ()) -> tuple[Settings, Document]:
     """The settings of this process, and the places they come from; a ConfigError lists every mistake."""
-    document = layered(overrides)
+    layers = documents(overrides)
+    places = Document(Path("settings"), {}, {})
+    for document in reversed(deepcopy(layers)):
+        merge(places, document)  # layers that disagree whether something is a list or a mapping are found here
     try:
-        return SourcedSettings(document=document), document  # type: ignore[call-arg]  # taken by its source
+        settings = SourcedSettings(documents=layers)  # type: ignore[call-arg]  # taken by its sources
+        refuse_literals(settings.sinks, "sinks")
+        return settings, places
     except ValidationError as error:
         problems = validation_problems(error, Settings)
-        told = [f"{document.locate(at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems]
+        told = [f"{places.locate(at)}: {'.'.join(map(str, at))}: {text}" for at, text in problems]
         raise ConfigError(told) from error
 
 

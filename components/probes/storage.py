@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sqlite3
 import time
 from contextlib import closing
@@ -15,11 +13,10 @@ from pydantic import PositiveFloat
 from components.core.component import StrictConfig
 from components.core.health import Health
 from components.core.kinds import register
-from components.core.machine import human_bytes
+from components.core.machine import GB, disk_state, human_bytes
 from components.interfaces import Probe
 from components.probes._system import cgroup, container_limit, read
 
-GB = 1000**3
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs"))
 WAL_HEADER = b"\x02\x02"
 """Bytes 18 and 19 of a database that is in WAL mode."""
@@ -68,19 +65,12 @@ class DiskProbe(Probe):
 
     def ask(self) -> Health:
         root = self.config.root.resolve()
-        folder = next(each for each in (root, *root.parents) if each.exists())
-        elsewhere = "or set POSTMILL_ROOT to another folder"
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            return Health("failed", f"'{folder}' is not a folder that can be written to; make it one, {elsewhere}")
-        free, kind = shutil.disk_usage(folder).free, _file_system(folder, read("/proc/mounts"))
-        metrics = {"root": str(root), "free": free, "file_system": kind}
-        detail = f"{human_bytes(free)} free at '{root}'"
-        if free < 5 * GB:
-            return Health("failed" if free < GB else "degraded", f"{detail}; free some, {elsewhere}", metrics)
-        if kind in NETWORK:
+        state, kind = disk_state(root), _file_system(root, read("/proc/mounts"))
+        metrics = {**state.metrics, "file_system": kind}
+        if state.status == "ok" and kind in NETWORK:
             remedy = "set POSTMILL_ROOT to a local disk"
             return Health("degraded", f"'{root}' is on {kind}, where SQLite's locks are not safe; {remedy}", metrics)
-        return Health("ok", f"{detail}, writable", metrics)
+        return Health(state.status, state.detail, metrics)
 
 
 def _file_system(folder: Path, mounts: str) -> str:

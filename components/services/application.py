@@ -17,14 +17,15 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from components.core.errors import WiringError, did_you_mean
-from components.core.events import EventBus
+from components.core.errors import ConfigError, WiringError, did_you_mean
+from components.core.events import EventBus, HandlerFailed
 from components.core.health import Health, asked
 from components.core.kinds import registry
-from components.core.lifecycle import Instances, State
+from components.core.lifecycle import Instances, State, refuse_missing
 from components.core.plugins import PluginManager
-from components.core.recipe import Recipe
+from components.core.recipe import Recipe, section_names
 from components.core.settings import Settings, load_settings
+from components.interfaces import Sink
 from components.services.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ class Application:
         given: dict[type, Any] = {Settings: self.settings, EventBus: workspace.bus, Workspace: workspace}
         given[Application] = self
         if recipe is None:
-            sections = [registry.get("section", name) for name in registry.names("section")]
+            sections = [registry.get("section", name) for name in section_names()]
             return Container(registry, {}, given, [_absent(kind) for kind in (Recipe, *sections)])
-        for name in registry.names("section"):
+        for name in section_names():
             if not hasattr(recipe, name):
                 owner = registry.entry("section", name).owner
                 raise WiringError(f"the recipe was read before {owner} brought its section '{name}'; read it again")
@@ -89,15 +90,13 @@ class Application:
 
     @contextmanager
     def _open_sinks(self, bus: EventBus) -> Iterator[None]:
-        self._check_names()
         sinks = self.sinks = Instances(registry, bus)  # of the run that began last
+        folder = self.settings.folder / self.settings.monitoring.folder
+        for name, sink in self._sinks().items():
+            sinks.add(name, sink.attach(bus, folder), sink.requires)
         try:
-            if self.settings.monitoring.enabled:
-                for name in filter(self.settings.feature, registry.names("sink")):
-                    sink = registry.create("sink", name, **self.settings.sinks.get(name, {}))
-                    folder = self.settings.folder / self.settings.monitoring.folder
-                    sinks.add(name, sink.attach(bus, folder), sink.requires)
-            sinks.start_all()
+            for name in sinks.status():
+                _start(sinks, name, bus)
             yield
         finally:
             try:
@@ -105,7 +104,21 @@ class Application:
             except ExceptionGroup as group:  # the run itself is over, well or not: that is what the caller must learn
                 log.warning("sinks failed to close: %s", "; ".join(map(str, group.exceptions)))
 
-    def _check_names(self) -> None:
+    def _sinks(self) -> dict[str, Sink]:
+        """The sinks that the settings leave on, configured."""
+        if not self.settings.monitoring.enabled:
+            return {}
+        names = filter(self.settings.feature, registry.names("sink"))
+        return {name: registry.create("sink", name, **self.settings.sinks.get(name, {})) for name in names}
+
+    def check(self, recipe: Recipe) -> None:
+        """Find now what a run would find when it starts: services that do not fit, sinks that do not exist."""
+        self.check_settings()
+        with self.container(recipe):
+            pass
+
+    def check_settings(self) -> None:
+        """A WiringError for sinks that the settings name and nobody has, or that refuse their configuration."""
         known = registry.names("sink")
         unknown = [
             f"{section}.{name}: no such sink{did_you_mean(name, known)} (known: {', '.join(known)})"
@@ -115,16 +128,23 @@ class Application:
         ]
         if unknown:
             raise WiringError(unknown)
+        refuse_missing({name: sink.requires for name, sink in self._sinks().items()}, "sink")
 
     def health(self) -> dict[str, Health]:
         """Health of the root directory, plugins, sinks and every singleton service that can tell."""
         found = {"workspace": asked(self.workspace.health), "plugins": asked(self.plugins.health)}
         states = self.sinks.status()  # those of a run that is over have stopped, which is no finding
         found |= {f"sink {name}": h for name, h in self.sinks.health().items() if states[name] is not State.STOPPED}
-        try:
-            return found | self._health_of_services()
-        except WiringError as error:
-            return found | {"services": Health("failed", str(error))}
+        for name, ask in (("settings", self._health_of_settings), ("services", self._health_of_services)):
+            try:
+                found |= ask()
+            except ConfigError as error:
+                found[name] = Health("failed", str(error))
+        return found
+
+    def _health_of_settings(self) -> dict[str, Health]:
+        self.check_settings()
+        return {}
 
     def _health_of_services(self) -> dict[str, Health]:
         found = {}
@@ -133,6 +153,15 @@ class Application:
                 if choice.lifetime == "singleton" and hasattr(choice.cls, "health"):
                     found[f"service {choice.role}"] = asked(partial(_health_of, container, choice.role))
         return found
+
+
+def _start(sinks: Instances, name: str, bus: EventBus) -> None:
+    """Start one sink; one that cannot is reported, and the run goes on without it."""
+    try:
+        sinks.start(name)
+    except Exception as error:
+        log.warning("sink %s does not start: %s", name, error)
+        bus.emit(HandlerFailed(handler=f"sink {name}", on="setup", error=f"{type(error).__name__}: {error}"))
 
 
 def _health_of(container: Container, role: str) -> Health:

@@ -30,13 +30,18 @@ STEP_MS = 50
 
 @dataclass
 class ConfigMetrics:
-    """Counters of a live configuration (E35)."""
+    """Counters of a live configuration (E35): of `attempts`, `loads` were valid and `errors` were refused."""
 
+    attempts: int = 0
     loads: int = 0
     updates: int = 0
     errors: int = 0
     load_seconds: float = 0.0
-    """The last load: reading, layering and validating."""
+    """The last attempt: reading, layering and validating."""
+
+    def figures(self) -> dict[str, float]:
+        """All of them at this moment, with the share of attempts that were refused."""
+        return asdict(self) | {"error_rate": self.errors / self.attempts if self.attempts else 0.0}
 
 
 class LiveConfig:
@@ -57,7 +62,6 @@ class LiveConfig:
                 new, files = self._read()
             except ConfigError as error:
                 if self.problems != tuple(error.problems):  # said once, however often somebody looks
-                    self.metrics.errors += 1
                     self.problems = tuple(error.problems)
                     self._bus.emit(ConfigRejected(problems=self.problems))
                 return False
@@ -99,9 +103,10 @@ class LiveConfig:
 
     def health(self) -> Health:
         """Degraded while the files on disk are refused, failed when nobody follows them any more."""
+        figures = self.metrics.figures()
         if self._thread and not self._thread.is_alive():
-            return Health("failed", "the thread that follows the files has ended; see the log", asdict(self.metrics))
-        return Health("degraded" if self.problems else "ok", "; ".join(self.problems), asdict(self.metrics))
+            return Health("failed", "the thread that follows the files has ended; see the log", figures)
+        return Health("degraded" if self.problems else "ok", "; ".join(self.problems), figures)
 
     def close(self) -> None:
         """Stop following the files."""
@@ -121,8 +126,14 @@ class LiveConfig:
 
     def _read(self) -> tuple[Recipe, list[Path]]:
         started = time.perf_counter()
-        recipe, document = self._load()
-        self.metrics.load_seconds = time.perf_counter() - started
+        self.metrics.attempts += 1
+        try:
+            recipe, document = self._load()
+        except ConfigError:
+            self.metrics.errors += 1
+            raise
+        finally:
+            self.metrics.load_seconds = time.perf_counter() - started
         self.metrics.loads += 1
         return recipe, document.files
 

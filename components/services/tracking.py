@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from components.core.artifacts import hash_json
 from components.core.component import StrictConfig
@@ -23,14 +25,20 @@ from components.core.events import (
     TrainingFinished,
     TrainStep,
 )
-from components.core.kinds import registry, service
+from components.core.kinds import service
 from components.core.provenance import git_state
-from components.core.recipe import Recipe
+from components.core.recipe import OfKind, Recipe, Spec
 from components.core.secret import masked
 from components.interfaces import Tracker
+from components.services.application import Application
 from components.services.workspace import Workspace
 
 STEPS_IN_A_BATCH = 10
+
+
+def _spec(given: Any) -> Any:
+    """`mlflow` is short for `{type: mlflow}`."""
+    return {"type": given} if isinstance(given, str) else given
 
 
 @service("tracking", lifetime="scoped")
@@ -38,12 +46,18 @@ class RunTracking:
     """One tracked run of a recipe: subscribes to the bus, and closes the run with its outcome."""
 
     class Config(StrictConfig):
-        tracker: str = "mlflow"
+        tracker: Annotated[Spec, OfKind("tracker"), BeforeValidator(_spec)] = Field("mlflow", validate_default=True)
 
-    def __init__(self, workspace: Workspace, recipe: Recipe, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        recipe: Recipe,
+        config: Config | None = None,
+        application: Application | None = None,
+    ) -> None:
         self.workspace, self.recipe = workspace, recipe
-        chosen = (config or self.Config()).tracker
-        self.tracker: Tracker = registry.create("tracker", chosen, root=workspace.root)
+        self.plugins = loaded_plugins(application) if application else ()
+        self.tracker: Tracker = _below(workspace.root, (config or self.Config()).tracker).build()
         self.skipped: list[StageSkipped] = []
         self.run_id = ""
         self._waiting: list[tuple[int, dict[str, float]]] = []
@@ -55,9 +69,10 @@ class RunTracking:
         git = git_state(Path.cwd())
         digest = hash_json(recipe)
         tags = {"postmill.recipe": digest, "git.commit": git["commit"], "git.dirty": git["dirty"]}
+        tags |= plugin_tags(self.plugins)
         self.run_id = self.tracker.start(self.recipe.name, _flatten(recipe), tags)
         bus = self.workspace.bus
-        bus.emit(RunStarted(recipe=self.recipe.name, run_id=self.run_id, digest=digest))
+        bus.emit(RunStarted(recipe=self.recipe.name, run_id=self.run_id, digest=digest, plugins=self.plugins))
         handlers: dict[type[Event], Callable[[Any], None]] = {
             TrainStep: self._on_step,
             TrainingFinished: self._on_training_finished,
@@ -148,6 +163,23 @@ class RunTracking:
         self.tracker.tag({"postmill.verdict": verdict, "postmill.chosen": str(event.chosen)})
 
 
+def loaded_plugins(application: Application) -> tuple[str, ...]:
+    """Names and versions: `("acme 1.0", "base 2.1")`."""
+    loaded = [report for report in application.plugins.reports.values() if report.outcome == "loaded"]
+    return tuple(sorted(f"{report.name} {report.version}".rstrip() for report in loaded))
+
+
+def plugin_tags(plugins: Sequence[str]) -> dict[str, str]:
+    """The tag of a run and of a registered version; none without plugins."""
+    return {"postmill.plugins": ", ".join(plugins)} if plugins else {}
+
+
+def _below(root: Path, spec: Spec) -> Spec:
+    """The tracker with `root`, if it asks for one and the recipe does not say another."""
+    asked = "root" in type(spec.config).model_fields and "root" not in spec.config.model_fields_set
+    return spec.model_copy(update={"config": spec.config.model_copy(update={"root": root})}) if asked else spec
+
+
 def _stage(event: StageStarted | StageFinished | StageCached | StageSkipped) -> str:
     return f"{event.stage}.{event.name}".replace(" ", ".").replace("/", ".")
 
@@ -157,7 +189,7 @@ def _status(error: BaseException | None) -> Literal["FINISHED", "FAILED"]:
 
 
 def _text(error: BaseException | None) -> str:
-    return "" if error is None else f"{type(error).__name__}: {error}"
+    return "" if error is None else masked(f"{type(error).__name__}: {error}")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

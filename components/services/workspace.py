@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from components.core.artifacts import Artifact, Identity, Store
 from components.core.errors import PostmillError
 from components.core.events import EventBus, StageCached, StageFailed, StageFinished, StageStarted
 from components.core.health import Health
-from components.core.machine import free_disk, human_bytes, machine
+from components.core.machine import disk_state, free_disk, human_bytes, machine
 from components.core.provenance import code_digest, library_versions
 
 DISK_MARGIN = 1.5
@@ -36,12 +35,7 @@ class Workspace:
 
     def health(self) -> Health:
         """Whether artifacts can be written: the disk has room, and the directory lets us."""
-        free = free_disk(self.store.root)
-        figures = {"free_bytes": free, "root": str(self.root)}
-        place = self.root if self.root.exists() else self.root.parent
-        if not os.access(place, os.W_OK):
-            return Health("failed", f"'{place}' is not writable; set POSTMILL_ROOT to a directory of yours", figures)
-        return Health("ok", f"{human_bytes(free)} free in '{self.root}'", figures)
+        return disk_state(self.root)
 
     def stage(
         self,

@@ -11,13 +11,12 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any, Literal
-
-from filelock import FileLock
 
 from components.core.component import StrictConfig
 from components.core.errors import RegistryServiceError
@@ -60,10 +59,13 @@ def connect(root: Path, experiment: str = "postmill") -> Any:
     uri = tracking_uri(root)
     folder = root / "mlruns"
     folder.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock
+
     # without the lock, processes that create the database at the same time leave it broken for good
     with FileLock(folder / ".setup.lock"), refusals(uri):
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
+        with _environment_kept():
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient(uri, uri)
         if client.get_experiment_by_name(experiment) is None:
             embedded = uri.startswith("sqlite:")
@@ -73,6 +75,18 @@ def connect(root: Path, experiment: str = "postmill") -> Any:
                 _use_write_ahead_log(Path(uri.removeprefix("sqlite:///")))
         mlflow.set_experiment(experiment)
     return client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """MLflow writes the address it is told into the environment; another root in this process would find it there."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _use_write_ahead_log(database: Path) -> None:
@@ -115,8 +129,9 @@ class MlflowTracker(Tracker):
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         self._client = connect(self.config.root, self.config.experiment)
-        experiment = self._client.get_experiment_by_name(self.config.experiment)
-        self._run = self._client.create_run(experiment.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        with refusals(tracking_uri(self.config.root)):
+            experiment = self._client.get_experiment_by_name(self.config.experiment)
+            self._run = self._client.create_run(experiment.experiment_id, run_name=name, tags=dict(tags)).info.run_id
         # a parameter is at most 6000 characters; the whole recipe is attached as a file
         self._batch(params=[(key, str(value)[:6000]) for key, value in params.items()])
         return str(self._run)

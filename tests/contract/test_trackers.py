@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.core.artifacts import hash_json
+from components.core.component import StrictConfig
+from components.core.errors import ConfigError
 from components.core.events import (
     BenchmarkMeasured,
     DataValidated,
@@ -23,9 +26,16 @@ from components.core.events import (
     TrainStep,
 )
 from components.core.kinds import registry
+from components.core.plugins import Report
+from components.core.recipe import parse_recipe
+from components.core.secret import Secret
+from components.core.settings import Settings
+from components.interfaces import Tracker
+from components.services.application import Application
 from components.services.tracking import RunTracking, _flatten
 from components.services.workspace import Workspace
-from components.trackers.mlflow import connect
+from components.trackers.mlflow import MlflowTracker, connect
+from tests import tiny
 from tests.contract.common import check_component, named
 
 
@@ -150,7 +160,7 @@ def test_begin_and_end_are_told(root: Path, lab: Any) -> None:
         pass
     begun, ended = told
     assert isinstance(begun, RunStarted)
-    assert begun.data == {"recipe": "tiny", "run_id": run.run_id, "digest": hash_json(lab.plan.dump())}
+    assert begun.data == {"recipe": "tiny", "run_id": run.run_id, "digest": hash_json(lab.plan.dump()), "plugins": ()}
     assert isinstance(ended, RunFinished)
     assert ended.data == {"recipe": "tiny", "run_id": run.run_id, "status": "FINISHED", "error": ""}
 
@@ -207,6 +217,122 @@ def test_failed_run_says_why(root: Path, lab: Any) -> None:
     assert [(event.status, event.error) for event in ended] == [("FAILED", "RuntimeError: disk is full")]
     workspace.bus.emit(step)
     assert not workspace.bus.failures
+
+
+def test_a_secret_in_the_error_of_a_run(root: Path, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failed run says of its error, in the tracker and on the bus, holds no secret (C54)."""
+    monkeypatch.setenv("HF_TOKEN", "disk is full")
+    workspace, ended = Workspace(root), list[RunFinished]()
+    workspace.bus.on(RunFinished, ended.append)
+    run = RunTracking(workspace, lab.plan)
+    with pytest.raises(RuntimeError, match="disk"):
+        fail_after(run, a_step(1, 9.0))
+    assert connect(root).get_run(run.run_id).data.tags["postmill.error"] == "RuntimeError: ***"
+    assert [event.error for event in ended] == ["RuntimeError: ***"]
+
+
+class Noted(Tracker):
+    """A throw-away tracker that remembers what it is told, without a folder."""
+
+    class Config(StrictConfig):
+        url: str = "http://localhost"
+        token: Secret | None = None
+
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        self.tags = dict(tags)
+        return "r1"
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self.tags |= tags
+
+    def metrics(self, values: Any) -> None:
+        pass
+
+    def file(self, path: Path, folder: str = "") -> None:
+        pass
+
+    def finish(self, status: str) -> None:
+        self.status = status
+
+
+class Rooted(Noted):
+    """A throw-away tracker with a folder."""
+
+    class Config(StrictConfig):
+        root: Path = Path("here")
+        depth: int = 1
+
+
+@pytest.fixture
+def trackers() -> Iterator[None]:
+    """The throw-away trackers, registered for one test."""
+    registry.names("tracker")
+    with registry.owned_by("tests"):
+        registry.add("tracker", "noted", Noted)
+        registry.add("tracker", "rooted", Rooted)
+    yield
+    with registry.owned_by("tests"):
+        registry.forget("tests")
+
+
+def tracking(root: Path, lab: Any, tracker: Any, application: Any = None) -> RunTracking:
+    """The service, as the recipe's key `services.tracking.tracker` configures it."""
+    config = RunTracking.Config.model_validate({} if tracker is None else {"tracker": tracker})
+    return RunTracking(Workspace(root), lab.plan, config, application)
+
+
+ROOT = Path("/workspace")
+CHOICES: list[tuple[Any, type, dict[str, Any]]] = [
+    (None, MlflowTracker, {"root": ROOT, "experiment": "postmill"}),
+    ("mlflow", MlflowTracker, {"root": ROOT, "experiment": "postmill"}),
+    ({"type": "mlflow", "experiment": "mine"}, MlflowTracker, {"root": ROOT, "experiment": "mine"}),
+    ("rooted", Rooted, {"root": ROOT, "depth": 1}),
+    ({"type": "rooted", "root": "/there", "depth": 2}, Rooted, {"root": Path("/there"), "depth": 2}),
+    ("noted", Noted, {"url": "http://localhost", "token": None}),
+    ({"type": "noted", "token": "env:A"}, Noted, {"url": "http://localhost", "token": Secret("env:A")}),
+]
+
+
+@pytest.mark.parametrize(("tracker", "cls", "config"), CHOICES)
+def test_a_tracker_with_keys(trackers: None, lab: Any, tracker: Any, cls: type, config: dict[str, Any]) -> None:
+    """A tracker is chosen by name or with keys of its own; it gets the root where the recipe names none (A27)."""
+    made = tracking(ROOT, lab, tracker).tracker
+    assert type(made) is cls
+    assert dict(made.config) == config
+
+
+WRONG_TRACKERS = [
+    ("mlfow", "services.tracking.tracker.type: unknown tracker 'mlfow'; did you mean 'mlflow'?"),
+    ({"type": "mlflow", "experimnt": "x"}, "services.tracking.tracker.experimnt: "),
+    (7, "services.tracking.tracker: "),
+]
+
+
+@pytest.mark.parametrize(("tracker", "said"), WRONG_TRACKERS)
+def test_a_wrong_tracker_is_found_early(tmp_path: Path, tracker: Any, said: str) -> None:
+    """A tracker that nobody has, or a key that it does not know, is refused when the services are wired (E3)."""
+    plan = parse_recipe(tiny.recipe(tmp_path, tmp_path, services={"tracking": {"tracker": tracker}}))
+    with Application(Settings(root=tmp_path)) as app, pytest.raises(ConfigError) as caught:
+        app.container(plan)
+    assert said in str(caught.value)
+
+
+def test_plugins_are_recorded(trackers: None, tmp_path: Path) -> None:
+    """The tracked run says which plugins were loaded, by name and version, and nothing where there are none (C52)."""
+    services = {"tracking": {"tracker": "noted"}}
+    plan = parse_recipe(tiny.recipe(tmp_path, tmp_path, services=services))
+    begun: list[RunStarted] = []
+    with Application(Settings(root=tmp_path)) as app:
+        app.bus.on(RunStarted, begun.append)
+        with app.run(plan) as run:
+            assert "postmill.plugins" not in run.get(RunTracking).tracker.tags
+        app.plugins.reports = {
+            name: Report(name, version, "here", outcome)
+            for name, version, outcome in (("b", "2.1", "loaded"), ("a", "1.0", "loaded"), ("c", "1", "failed"))
+        }
+        with app.run(plan) as run:
+            assert run.get(RunTracking).tracker.tags["postmill.plugins"] == "a 1.0, b 2.1"
+    assert [event.plugins for event in begun] == [(), ("a 1.0", "b 2.1")]
 
 
 def test_parameters_are_the_keys_of_set() -> None:

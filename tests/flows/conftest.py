@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import os
 import shutil
 import tempfile
 import warnings
@@ -13,7 +14,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from components.core.errors import PostmillError
 from components.core.events import Event
+from components.core.kinds import registry
+from components.interfaces import Reader
 from flows.environment import prepare
 from tests import tiny
 
@@ -45,13 +49,27 @@ class Run:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+PLUGIN = """
+from components.core.plugins import Plugin
+
+class Quiet(Plugin):
+    name = "quiet"
+    version = "1.2"
+
+    def register(self, api):
+        pass
+"""
+
+
 def run_pipeline(root: Path, plain: dict[str, Any]) -> Run:
-    """Run the real flow in this process."""
+    """Run the real flow in this process; the files in `root/plugins` are plugins."""
+    from components.core.plugins import PluginSettings
     from components.core.settings import Settings
     from components.services.application import Application
     from flows.pipeline import pipeline
 
-    with Application(Settings(root=root)) as app:
+    plugins = PluginSettings(auto_discover=False, directories=tuple(root.glob("plugins")))
+    with Application(Settings(root=root, plugins=plugins)) as app:
         run = Run(root, plain, workspace=app.workspace)
         app.bus.on_any(run.events.append)
         run.outcome = pipeline(plain)
@@ -70,6 +88,8 @@ def _mlflow() -> None:
 def first(_mlflow: None, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     """The first run: everything is built, fp32 is too large for the gate, int4 is registered."""
     root = tmp_path_factory.mktemp("pipeline")
+    (root / "plugins").mkdir()
+    (root / "plugins" / "quiet.py").write_text(PLUGIN, encoding="utf-8")
     gate = [{"type": "budget", "max": {"bytes": "400kB"}}]
     model = {"type": "pretrained", "name": str(tiny_model), "token": "env:HF_TOKEN"}
     with pytest.MonkeyPatch.context() as environment:
@@ -87,6 +107,35 @@ def second(first: Run) -> Run:
 def rejected(first: Run, second: Run) -> Run:
     """The same work under a gate that nobody passes."""
     return run_pipeline(first.root, first.plain | {"name": "strict", "gate": tiny.failing_gate()})
+
+
+class Leaky(Reader):
+    """A throw-away reader whose error, and the one behind it, tell a secret."""
+
+    def files(self) -> list[Path]:
+        try:
+            raise OSError(f"401 for {os.environ['HF_TOKEN']}")
+        except OSError as error:
+            raise ValueError(f"refused: {os.environ['HF_TOKEN']}") from error
+
+    def rows(self) -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def leaky(first: Run) -> BaseException:
+    """What a run ends with whose first step tells a secret in its error."""
+    registry.names("reader")
+    with registry.owned_by("tests"):
+        registry.add("reader", "leaky", Leaky)
+    plain = first.plain | {"name": "leaky", "data": first.plain["data"] | {"train": {"type": "leaky"}}}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_TOKEN", CANARY)
+        with pytest.raises(PostmillError) as caught:
+            run_pipeline(first.root, plain)
+    with registry.owned_by("tests"):
+        registry.forget("tests")
+    return caught.value
 
 
 @pytest.fixture(scope="session")

@@ -274,7 +274,7 @@ def test_what_is_off_counts_for_nothing(plain: Plain) -> None:
     plain["gate"] = [{"type": "budget", "min": {"tokens_per_s": 1}}]
     assert "no benchmark of this recipe measures 'tokens_per_s'" in problems(lambda: parse_recipe(plain))[0]
     plain["train"][0]["enabled"] = False
-    assert "every step is switched off" in problems(lambda: parse_recipe(plain))[0]
+    assert "at least one step must be switched on and required" in problems(lambda: parse_recipe(plain))[0]
 
 
 # ---------------------------------------------------------------- fifty random recipes

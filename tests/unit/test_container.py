@@ -1082,7 +1082,7 @@ def test_scoped_project_services(app: Application, tmp_path: Path) -> None:
     recipe = parse_recipe(tiny.recipe(tmp_path, tmp_path / "model", services={"tracking": {"tracker": "mlflow"}}))
     choices = {choice.role: choice for choice in choose(project_registry, recipe.services)}
     assert [role for role, choice in choices.items() if choice.lifetime != "singleton"] == ["tracking"]
-    assert choices["tracking"].config.tracker == "mlflow"
+    assert choices["tracking"].config.tracker.type == "mlflow"
 
 
 def test_service_of_a_run_without_a_recipe(app: Application) -> None:
@@ -1093,6 +1093,59 @@ def test_service_of_a_run_without_a_recipe(app: Application) -> None:
         pytest.raises(WiringError, match=r"open one with Application\.run\(recipe\)"),
     ):
         scope.get("tracking")
+
+
+def broken(**targets: str) -> Registry:
+    """An English speaker and a French one, and services of a plugin, which may take the first one's name."""
+    registry = table(french=OtherFrench, engine=Engine, **({} if "speaker" in targets else {"speaker": English}))
+    with registry.owned_by("plugin acme"):
+        for name, target in targets.items():
+            registry.add("service", name, target)
+    return registry
+
+
+@serves("speaker", Speaks)
+class OtherFrench(French):
+    """Fills the role of the English one."""
+
+
+GHOST = "no_such_module_here:Ghost"
+WHY = f"cannot be loaded from {GHOST} (plugin acme): ModuleNotFoundError: No module named 'no_such_module_here'"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "speaker"),
+    [({}, "speaker"), ({"speaker": "french"}, "french"), ({"speaker": {"lifetime": "scoped"}}, "speaker")],
+)
+def test_broken_service_that_nobody_chose(wanted: dict[str, Any], speaker: str) -> None:
+    """A service that cannot be loaded harms nobody who does not choose it (A18, A35)."""
+    chosen = {choice.role: choice.name for choice in choose(broken(ghost=GHOST), wanted)}
+    assert chosen == {"speaker": speaker, "engine": "engine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("ghost", {"speaker": "ghost"}),
+        ("ghost", {"speaker": {"type": "ghost", "loud": True}}),
+        ("ghost", {"haunting": "ghost"}),
+        ("speaker", {}),
+        ("speaker", {"speaker": {"lifetime": "scoped"}}),
+        ("haunting", {"haunting": {}}),
+    ],
+)
+def test_broken_service_that_is_needed(name: str, wanted: dict[str, Any]) -> None:
+    """A service that cannot be loaded, chosen or the default, is named with role, owner and reason (A35, A44)."""
+    role = next(iter(wanted), "speaker")
+    with pytest.raises(WiringError) as caught:
+        choose(broken(**{name: GHOST}), wanted)
+    assert caught.value.problems == [f"services.{role}: service '{name}' {WHY}"]
+
+
+def test_broken_default_may_be_replaced() -> None:
+    """Choosing another service by name gets along without a default that cannot be loaded (A35)."""
+    chosen = {choice.role: choice.name for choice in choose(broken(speaker=GHOST), {"speaker": "french"})}
+    assert chosen["speaker"] == "french"
 
 
 def test_replacement_of_a_project_service(app: Application, tmp_path: Path) -> None:

@@ -200,6 +200,19 @@ def test_the_sources_read(tiny_model: Path, clean: None, tmp_path: Path, monkeyp
     assert shape.messages(rows[0].value)[1] == {"role": "assistant", "content": "because"}
 
 
+def test_the_plugin_of_one_file_is_found(tmp_path: Path) -> None:
+    """The page's plugin works from a directory that the settings name, and is gone afterwards (A12, A19)."""
+    from components.core.plugins import PluginSettings
+    from components.services.application import Application
+
+    (code,) = blocks("A plugin in a directory", "python")
+    (tmp_path / "flour.py").write_text(code, encoding="utf-8")
+    settings = Settings(root=tmp_path, plugins=PluginSettings(auto_discover=False, directories=(tmp_path,)))
+    with Application(settings):
+        assert registry.create("gate", "always_open").judge("x", Scoreboard([]))[0].passed
+    assert "always_open" not in registry.names("gate")
+
+
 def test_the_tracker_writes(clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's tracker keeps a run in a file."""
     load("A tracker", tmp_path, monkeypatch)

@@ -160,7 +160,7 @@ def test_an_invalid_change_is_refused(desk: Desk, text: str) -> None:
     assert (live.health().status, live.health().detail) == ("degraded", "; ".join(live.problems))
     assert (live.metrics.errors, live.metrics.updates, live.metrics.loads) == (1, 0, 1)
     assert not live.reload()
-    assert len(desk.events) == live.metrics.errors == 1, "the same refusal is said once"
+    assert len(desk.events) == 1, "the same refusal is said once"
     desk.seed(7)
     assert live.reload()
     assert (live.current.seed, live.problems, live.health().status) == (7, (), "ok")
@@ -219,7 +219,22 @@ def test_health_is_a_snapshot(desk: Desk) -> None:
     live.reload()
     assert health.metrics["loads"] == 1
     assert live.health().metrics["loads"] == 2
-    assert set(health.metrics) == {"loads", "updates", "errors", "load_seconds"}
+    assert set(health.metrics) == {"attempts", "loads", "updates", "errors", "load_seconds", "error_rate"}
+
+
+def test_attempts_are_counted(desk: Desk) -> None:
+    """Every attempt is counted and timed, valid or refused, and the share of refused ones is known (E35)."""
+    live = desk.live()
+    desk.seed(-1)
+    live.metrics.load_seconds = 0.0
+    live.reload()
+    assert live.metrics.load_seconds > 0
+    live.reload()
+    desk.seed(2)
+    live.reload()
+    figures = live.health().metrics
+    counted = {name: figures[name] for name in ("attempts", "loads", "updates", "errors", "error_rate")}
+    assert counted == {"attempts": 4, "loads": 2, "updates": 1, "errors": 2, "error_rate": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -397,7 +397,7 @@ def test_switches_in_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": [{"type": "test_trainer", "enabled": False}]}, "train: every step is switched off"),
+        ({"train": [{"type": "test_trainer", "enabled": False}]}, "train: at least one step must be switched on"),
         ({"gate": [{"type": "budget", "max": {"bytes": 1}, "required": False}]}, "gate.0: a gate is never optional"),
         ({"gate": [{"type": "budget", "max": {"bytes": 1}, "enabled": False}]}, "gate.0: a gate is never optional"),
         ({"train": [{"type": "test_trainer", "required": "no"}]}, "required: write true or false, found 'no'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,70 @@ def test_writable_by_everybody(world: World, what: str) -> None:
     assert report.outcome == "failed"
     assert f"chmod o-w '{path}'" in report.reason
     assert world.order() == []
+
+
+@pytest.mark.parametrize("what", ["pack", "pack/part.py", "pack/deep", "pack/deep/more.py"])
+def test_package_writable_by_everybody(world: World, what: str) -> None:
+    """Every file and folder of a package counts, and only that plugin is refused (A12)."""
+    deep = world.root / "pack" / "deep"
+    deep.mkdir(parents=True, mode=0o755)
+    (deep.parent / "__init__.py").write_text(source("pack"))
+    (deep.parent / ".lock").symlink_to("nowhere")
+    for part in (deep.parent / "part.py", deep / "more.py"):
+        part.write_text("")
+    world.file("good")
+    assert world.manager.load("pack").outcome == "loaded"
+    world.manager.unload("pack")
+    path = world.root / what
+    path.chmod(path.stat().st_mode | 0o002)
+    world.manager.load_all()
+    assert world.outcome("pack")[0] == "failed"
+    assert f"everybody may write to '{path}'" in world.outcome("pack")[1]
+    assert world.order() == ["pack", "good"]
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [(0o755, "loaded"), (0o1777, "loaded"), (0o777, "failed")])
+@pytest.mark.parametrize("linked", [False, True])
+def test_directory_above(world: World, tmp_path: Path, mode: int, outcome: str, linked: bool) -> None:
+    """Where everybody may put another directory in a plugin's place nothing is executed; /tmp is no such one (A12)."""
+    above = tmp_path / "above"
+    directory = above / "between" / "plugins"
+    directory.mkdir(parents=True, mode=0o755)
+    (directory / "p.py").write_text(source("p"))
+    above.chmod(mode)
+    if linked:
+        (tmp_path / "link").symlink_to(directory)
+    (report,) = world.configure(directories=(tmp_path / "link" if linked else directory,)).load_all()
+    assert report.outcome == outcome
+    assert ("everybody may write to " in report.reason) == (outcome == "failed")
+    assert outcome == "loaded" or f"chmod o-w '{above}'" in report.reason
+
+
+@pytest.mark.parametrize(("user", "owner", "outcome"), [(7, 7, "loaded"), (7, 0, "loaded"), (7, 8, "failed")])
+@pytest.mark.parametrize("name", ["pack/__init__.py", "pack/part.py", "p.py"])
+def test_file_of_somebody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str, user: int, owner: int, outcome: str
+) -> None:
+    """A file of a plugin must belong to the user or to root; whose it is instead is said (A12)."""
+    (world.root / "pack").mkdir(mode=0o755)
+    (world.root / "pack" / "part.py").write_text("")
+    (world.root / "pack" / "__init__.py").write_text(source("pack"))
+    world.file("p")
+    real, path = Path.stat, world.root / name
+
+    def stat(self: Path, **options: Any) -> os.stat_result:
+        found = list(real(self, **options))
+        found[4] = owner if self == path else user
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    plugin = name.partition("/")[0].removesuffix(".py")
+    world.manager.load_all()
+    assert world.outcome(plugin)[0] == outcome
+    reason = f"'{path}' belongs to user 8, neither you nor root, so its code is not loaded; chown 7 '{path}'"
+    assert world.outcome(plugin)[1] == (reason if outcome == "failed" else "")
+    assert world.outcome("pack" if plugin == "p" else "p")[0] == "loaded"
 
 
 # ---------------------------------------------------------------- order and compatibility
@@ -279,3 +345,11 @@ def test_needs_a_blocked_one(world: World) -> None:
     world.file("p", requires=("no",))
     world.configure(block=("no",)).load_all()
     assert world.outcome("p")[1].startswith("it needs plugin 'no', which is not loaded: the settings block it")
+
+
+def test_half_installed_whoever_answers(world: World) -> None:
+    """A distribution without metadata is refused also when the package importlib_metadata answers for it (A14)."""
+    importlib.import_module("importlib_metadata")  # puts its finder before Python's own
+    world.dist_info("p", None, "p = installed_ok:Brings")
+    world.configure(auto_discover=True).load_all()
+    assert "no name or no version" in world.manager.reports["p"].reason

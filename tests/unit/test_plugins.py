@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,58 @@ def test_importing_a_built_in_component(world: World, where: str) -> None:
     assert world.outcome("p")[0] == "loaded"
     world.manager.unload("p")
     assert str(world.registry.entry("shed", "rake")) == "host_tools.rake:Rake (postmill)"
+
+
+@pytest.mark.parametrize("hook", ["__init__", "setup"])
+def test_registering_past_the_api(world: World, hook: str) -> None:
+    """What a plugin's own code registers past its api is booked on the plugin, and undone with it (A19, A44)."""
+    before = world.snapshot()
+    world.file("p", register="pass", rest=f"def {hook}(self):\n    SHARED['registry'].add('tool', 'past', Tool)")
+    assert world.manager.load_all()[0].provides == ("tool:past",)
+    world.manager.unload("p")
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("where", ["top", "register"])
+def test_registering_beside_a_load(world: World, where: str) -> None:
+    """What a user registers while another thread loads a plugin is the user's, and is not refused (A18, A19)."""
+    SHARED.update(inside=threading.Event(), go=threading.Event())
+    wait = "SHARED['inside'].set()\nassert SHARED['go'].wait(10)\n"
+    world.file("p", **{"register": "api.component('tool', 'theirs', Tool)", where: wait})
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(world.manager.load_all)
+        try:
+            assert SHARED["inside"].wait(10)
+            world.registry.register("tool", "users")(Tool)
+        finally:
+            SHARED["go"].set()
+        assert loading.result(timeout=10)[0].outcome == "loaded"
+    assert world.registry.entry("tool", "users").owner == "postmill"
+    world.manager.unload("p")
+    assert world.registry.names("tool") == ["hammer", "users"]
+
+
+def test_lazy_module_that_registers(world: World) -> None:
+    """A lazily imported module of a plugin may not register past the api: nothing of it outlives the plugin (A19)."""
+    before = world.snapshot()
+    decorated = "@SHARED['registry'].register('tool', 'sneaked')\nclass Sneaked(Tool):\n    pass\n"
+    (world.site / "lazy_part.py").write_text(f"from {__name__} import SHARED, Tool\n{decorated}")
+    world.file("p", register="api.component('tool', 'lazy', 'lazy_part:Sneaked')")
+    world.manager.load_all()
+    assert "registers in its register(api), not while it is imported" in (world.registry.broken("tool", "lazy") or "")
+    world.manager.unload("p")
+    assert world.snapshot() == before
+
+
+def test_refusals_are_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A plugin that failed or was skipped is warned of once per load; a blocked one, as wished, is not (A14, A20)."""
+    world.file("bad", top="raise RuntimeError('no luck')", version="3")
+    world.file("lacks", requires=("ghost",))
+    world.file("no")
+    world.configure(block=("no",)).load_all()
+    expected = ["plugin bad 3: failed RuntimeError: no luck", "plugin lacks 0: skipped it needs 'ghost', which is"]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text[: len(start)] for text, start in zip(warned, expected, strict=True)] == expected
 
 
 def test_two_plugins_of_one_name(world: World) -> None:
@@ -205,16 +259,6 @@ def test_installed_plugin_unloads_and_loads(world: World) -> None:
         assert world.snapshot() == before
 
 
-def test_frozen_registry(world: World) -> None:
-    """Plugins come and go on a frozen registry, which stays frozen for everybody else (A19)."""
-    world.file("p")
-    world.registry.freeze()
-    world.manager.load_all()
-    world.manager.unload("p")
-    with pytest.raises(ConfigError, match="frozen"):
-        world.registry.add("tool", "late", Tool)
-
-
 def test_unloading_what_others_need(world: World) -> None:
     """A plugin that another one needs stays until that one is gone; unknown names are refused (A17, A19)."""
     world.file("base")
@@ -242,6 +286,51 @@ def test_unloading_a_kind_in_use(world: World) -> None:
     assert "a" in world.registry.names("tool")
     world.manager.close()
     assert world.registry.kinds() == ["tool", "section", "service"]
+
+
+def test_close_with_a_stranger_in_a_kind(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Closing unloads every plugin, even one whose kind a user's class is in, which the log names (A19, A25)."""
+    before = world.snapshot()
+    world.file("a")
+    world.file("b", register="api.kind('gadget', Tool)")
+    world.file("c")
+    world.manager.load_all()
+    world.registry.add("gadget", "users", Tool)
+    world.manager.close()
+    assert world.snapshot() == before
+    assert {report.outcome for report in world.manager.reports.values()} == {"unloaded"}
+    assert f"plugin b takes its component kind away from {HERE} (postmill)" in caplog.messages
+
+
+def test_failing_plugin_with_a_stranger_in_its_kind(world: World) -> None:
+    """A plugin that fails after another one used its kind is undone all the same, and the others load (A14, A19)."""
+    rest = "def setup(self):\n    with SHARED['registry'].owned_by('user'):\n"
+    rest += "        SHARED['registry'].add('gadget', 'users', Tool)\n    1 / 0"
+    world.file("a", register="api.kind('gadget', Tool)", rest=rest)
+    world.file("b")
+    world.manager.load_all()
+    assert world.outcome("a") == ("failed", "ZeroDivisionError: division by zero")
+    assert world.order() == ["b"]
+    assert world.registry.kinds() == ["tool", "section", "service"]
+
+
+def test_close_collects_errors(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong with one plugin at the close is told after all others are gone (A19)."""
+    for name in "abc":
+        world.file(name)
+    world.manager.load_all()
+    forget = world.registry.forget
+
+    def refuse(owner: str, strangers: bool = False) -> None:
+        if owner == "plugin b":
+            raise RuntimeError("b stays")
+        forget(owner, strangers)
+
+    monkeypatch.setattr(world.registry, "forget", refuse)
+    with pytest.raises(ExceptionGroup, match="plugins failed to unload") as caught:
+        world.manager.close()
+    assert [str(error) for error in caught.value.exceptions] == ["b stays"]
+    assert world.registry.names("tool") == ["b", "hammer"]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_missing_sections(plain: Plain) -> None:
 def test_component_without_type(plain: Plain) -> None:
     """A component without `type` is answered with the shape and the known names."""
     plain["model"] = {"name": "x"}
-    assert "a model is written as {type: NAME, ...}; known: " in problems(plain)[0]
+    assert "write a component of kind model as {type: NAME, ...}; known: " in problems(plain)[0]
 
 
 def test_impossible_order_of_passes(plain: Plain) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from components.core.component import Component, StrictConfig
 from components.core.errors import ConfigError, did_you_mean
 from components.core.kinds import registry as project_registry
 from components.core.registry import BUILT_IN, Entry, Factory, Kind, Registry, refusal, resolve
+from components.runtime import backend_for
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "mlflow", "prefect", "wireup", "pandera", "polars", "onnx")
@@ -191,61 +193,40 @@ def test_duplicate_names_both_owners(table: Registry) -> None:
     assert table.get("paint", "plain") is Paint
 
 
-def test_frozen_table_takes_nothing(table: Registry) -> None:
-    """After `freeze` every change is refused (A22)."""
-    table.freeze()
-    for change in (
-        lambda: table.add("paint", "late", Varnish),
-        lambda: table.register("paint", "late")(Varnish),
-        lambda: table.add_kind(Kind("late", Paint)),
-        lambda: table.forget(BUILT_IN),
-    ):
-        with pytest.raises(ConfigError, match=r"cannot change .*: the registry is frozen after start-up"):
-            change()
-    assert table.names("paint") == ["plain"]
-
-
-def test_freeze_loads_every_kind(package: Callable[..., str]) -> None:
-    """`freeze` imports what a kind has before it closes the table (A22, B12)."""
-    SHARED["table"] = table = Registry([Kind("paint", Paint, package("froze", a=paint_module("a")))])
-    table.freeze()
-    assert table.names("paint") == ["a"]
-
-
 def paint_module(name: str) -> str:
     return f"{HEADER}\n@SHARED['table'].register('paint', '{name}')\nclass New(Paint):\n    pass\n"
 
 
-def test_owner_lifts_a_freeze(table: Registry) -> None:
-    """A plugin may be loaded after the freeze; the freeze holds again afterwards, also after an error (A16, A18)."""
-    table.freeze()
-    with pytest.raises(RuntimeError, match="half way"):
-        fail_half_way(table, "plugin acme")
-    with pytest.raises(ConfigError, match="frozen"):
-        table.add("paint", "later", Varnish)
+def test_sealed_table_takes_nothing(table: Registry) -> None:
+    """A sealed table refuses every change with the given reason (A18, A22)."""
+    changes: list[Callable[[], Any]] = [
+        lambda: table.add("paint", "late", Varnish),
+        lambda: table.register("paint", "late")(Varnish),
+        lambda: table.add_kind(Kind("late", Paint)),
+        lambda: table.forget(BUILT_IN),
+    ]
+    for change in changes:
+        with pytest.raises(ConfigError, match=r"cannot change .*: not now"), table.sealed("not now"):
+            change()
+    assert table.names("paint") == ["plain"]
+
+
+def test_owner_lifts_a_seal(table: Registry) -> None:
+    """An owner may register inside a seal, which holds again afterwards, also after an error (A16, A18)."""
+    with table.sealed("not now"):
+        with pytest.raises(RuntimeError, match="half way"):
+            fail_half_way(table, "plugin acme")
+        with pytest.raises(ConfigError, match="not now"):
+            table.add("paint", "later", Varnish)
+    table.add("paint", "later", Varnish)
     assert table.owned("plugin acme") == ["paint:late"]
+    assert table.names("paint") == ["late", "later", "plain"]
 
 
 def fail_half_way(table: Registry, owner: str) -> None:
     with table.owned_by(owner):
         table.add("paint", "late", Varnish)
         raise RuntimeError("half way")
-
-
-def test_sealed_gives_its_reason(table: Registry) -> None:
-    """A sealed table refuses changes with the given reason, until the block ends in whatever way (A18)."""
-    with table.sealed("not while it is imported"):
-        with pytest.raises(ConfigError, match="cannot change paint 'early': not while it is imported"):
-            table.add("paint", "early", Varnish)
-        with table.owned_by("plugin acme"):
-            table.add("paint", "allowed", Varnish)
-    with (
-        pytest.raises(ConfigError, match="cannot change paint 'early': not now"),
-        table.sealed("not now"),
-    ):
-        table.add("paint", "early", Varnish)
-    table.add("paint", "late", Varnish)
-    assert table.names("paint") == ["allowed", "late", "plain"]
 
 
 def test_owners(table: Registry) -> None:
@@ -293,6 +274,17 @@ def test_forget_of_a_kind_that_others_use(table: Registry) -> None:
         table.forget("plugin acme")
     assert table.names("brush") == ["wide"]
     assert table.get("paint", "made") is Varnish
+
+
+def test_forget_with_strangers(table: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """Who insists takes a kind away from others too, and the log names what they lost (A19, A44)."""
+    with table.owned_by("plugin acme"):
+        table.add_kind(Kind("brush", Brush))
+    table.add("brush", "wide", Good)
+    with table.owned_by("plugin acme"):
+        table.forget("plugin acme", strangers=True)
+    assert table.kinds() == ["paint"]
+    assert caplog.messages == [f"plugin acme takes its component kind away from {__name__}:Good (postmill)"]
 
 
 def test_owner_cannot_take_a_built_in_name(package: Callable[..., str]) -> None:
@@ -439,6 +431,71 @@ def test_lazy_target_has_its_base_checked(table: Registry, target: str, message:
     table.add("paint", "lazy", target)
     with pytest.raises(ConfigError, match=f"paint 'lazy': .*{message}"):
         table.get("paint", "lazy")
+
+
+def test_exit_of_a_lazy_target(table: Registry, package: Callable[..., str]) -> None:
+    """A lazy target whose module ends the process is refused like any other broken one (A22)."""
+    package("lazy_exit", leaves="import sys; sys.exit(3)")
+    table.add("paint", "lazy", "lazy_exit.leaves:Thing")
+    with pytest.raises(ConfigError, match="paint 'lazy' cannot be loaded from .*: SystemExit: 3"):
+        table.get("paint", "lazy")
+
+
+def test_broken_says_why(table: Registry) -> None:
+    """`broken` gives the reason why a component cannot be loaded, None for one that can, and knows no others (A44)."""
+    with table.owned_by("plugin acme"):
+        table.add("paint", "lazy", "no_such_module_here:Thing")
+        table.add_kind(Kind("brush", "no_such_module_here:Base"))
+        table.add("brush", "wide", f"{__name__}:Good")
+    assert table.broken("paint", "plain") is None
+    assert table.broken("paint", "lazy") == (
+        "paint 'lazy' cannot be loaded from no_such_module_here:Thing (plugin acme): "
+        "ModuleNotFoundError: No module named 'no_such_module_here'"
+    )
+    assert "the base of kind 'brush' cannot be loaded from no_such_module_here:Base" in (
+        table.broken("brush", "wide") or ""
+    )
+    with pytest.raises(ConfigError, match="unknown paint 'plane'"):
+        table.broken("paint", "plane")
+
+
+def test_lazy_module_that_registers(table: Registry, package: Callable[..., str]) -> None:
+    """A plugin's lazy module may not register at import, which could not be undone; the owner is told (A19, A44)."""
+    SHARED["table"] = table
+    package("lazy_decorated", a=paint_module("sneaked"))
+    with table.owned_by("plugin acme"):
+        table.add("paint", "lazy", "lazy_decorated.a:New")
+    for _ in range(2):
+        with pytest.raises(
+            ConfigError, match=r"\(plugin acme\): .*registers in its register\(api\), not while it is imp"
+        ):
+            table.get("paint", "lazy")
+    assert table.names("paint") == ["lazy", "plain"]
+
+
+def test_built_in_lazy_module_may_register(table: Registry, package: Callable[..., str]) -> None:
+    """A lazy target of ours registers for us what its module holds, even if a plugin is the first to ask (A18)."""
+    SHARED["table"] = table
+    package("lazy_ours", a=paint_module("beside"))
+    table.add("paint", "lazy", "lazy_ours.a:New")
+    with table.owned_by("plugin acme"):
+        table.get("paint", "lazy")
+    assert table.entry("paint", "beside").owner == BUILT_IN
+
+
+def test_broken_backend_harms_no_other() -> None:
+    """A backend that cannot be loaded is passed over; its reason is told where no other one serves (A22, E32)."""
+    try:
+        with project_registry.owned_by("test"):
+            project_registry.add("backend", "aaa", "no_such_module_here:Backend")
+        assert "onnx" in backend_for("onnx").serves
+        with pytest.raises(ConfigError) as caught:
+            backend_for("dataset")
+        assert caught.value.problems[0] == "no backend runs artifacts of kind 'dataset'"
+        assert "backend 'aaa' cannot be loaded from no_such_module_here:Backend (test)" in caught.value.problems[1]
+    finally:
+        with project_registry.owned_by("test"):
+            project_registry.forget("test")
 
 
 # ---------------------------------------------------------------- creating
@@ -590,6 +647,37 @@ def test_threads_do_not_mix_owners(package: Callable[..., str]) -> None:
     assert table.entry("paint", "ours").owner == BUILT_IN
     table.add("paint", "later", Varnish)
     assert table.entry("paint", "later").owner == BUILT_IN
+
+
+def test_import_beside_discovery(package: Callable[..., str]) -> None:
+    """A thread that imports a built-in module and one that asks for its kind never wait for each other (B12, R1)."""
+    module = f"{HEADER}SHARED['importing'].set()\nimport time\ntime.sleep(0.3)\n{paint_module('slow')}"
+    name = package("beside", slow=module, other=paint_module("other"))
+    SHARED.update(table=(table := Registry([Kind("paint", Paint, name)])), importing=threading.Event())
+    answers: list[list[str]] = []
+    threads = [
+        threading.Thread(target=importlib.import_module, args=[f"{name}.slow"], daemon=True),
+        threading.Thread(target=lambda: answers.append(table.names("paint")), daemon=True),
+    ]
+    threads[0].start()
+    assert SHARED["importing"].wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert answers == [["other", "slow"]]
+
+
+def test_threads_wait_for_a_module_that_asks(package: Callable[..., str]) -> None:
+    """While a module that asks for its own kind is being imported, other threads still see the whole kind (B12, R1)."""
+    module = f"{HEADER}SHARED['table'].names('paint')\nSHARED['importing'].set()\nimport time\ntime.sleep(0.2)\n"
+    name = package("waits", a=module + paint_module("slow"), b=paint_module("other"))
+    SHARED.update(table=(table := Registry([Kind("paint", Paint, name)])), importing=threading.Event())
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(table.names, "paint")
+        assert SHARED["importing"].wait(10)
+        second = pool.submit(table.names, "paint")
+        assert first.result(timeout=10) == second.result(timeout=10) == ["other", "slow"]
 
 
 def test_project_kinds_resolve() -> None:

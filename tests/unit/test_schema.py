@@ -15,7 +15,7 @@ from components.core.component import StrictConfig
 from components.core.documents import load_document
 from components.core.errors import ConfigError
 from components.core.kinds import registry
-from components.core.recipe import parse_recipe
+from components.core.recipe import OPTIONAL, SWITCHES, parse_recipe
 from components.core.schema import recipe_schema
 from components.interfaces import Gate
 from tests import tiny
@@ -87,7 +87,8 @@ def test_every_component_is_in_it(schema: Plain, kind: str) -> None:
     assert set(found) == set(registry.names(kind))
     for name, entry in found.items():
         cls = registry.get(kind, name)
-        assert set(entry["properties"]) == {"type", "required", "enabled", *cls.Config.model_fields}
+        switches = SWITCHES if kind in OPTIONAL else ()
+        assert set(entry["properties"]) == {"type", *switches, *cls.Config.model_fields}
         assert entry["properties"]["type"]["description"] == cls.summary()
         assert entry["additionalProperties"] is False
 
@@ -237,6 +238,19 @@ def test_plugins_are_in_it(plugin: None, plain: Plain) -> None:
     assert accepts(schema, plain | {"acme": {"trays": 2}})
     assert not accepts(schema, plain | {"acme": {"trays": 0}})
     assert not accepts(schema, plain | {"acme": {"trays": 2, "x": 1}})
+
+
+def test_broken_plugins_are_left_out(schema: Plain, plain: Plain) -> None:
+    """What cannot be loaded is no alternative, and takes no other one away (A38, A44)."""
+    try:
+        with registry.owned_by("tests"):
+            registry.add("gate", "acme", "no_such_module_here:Gate")
+            registry.add("optimizer", "acme", "no_such_module_here:Optimizer")  # inside of other components
+            registry.add("preset", "acme", "no_such_module_here:Preset")
+        assert recipe_schema() == schema
+    finally:
+        with registry.owned_by("tests"):
+            registry.forget("tests")
 
 
 def test_plugins_are_gone(schema: Plain, plain: Plain) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,7 +19,7 @@ from components.core.errors import ConfigError
 from components.core.kinds import registry
 from components.core.recipe import load_recipe, parse_recipe, save_recipe
 from components.core.schema import recipe_schema
-from components.core.secret import MASK, SHORTEST, Secret, masked, masked_data, refuse_secrets
+from components.core.secret import MASK, SHORTEST, Secret, masked, masked_data, refuse_literals, refuse_secrets
 from components.interfaces import Gate
 from tests import tiny
 
@@ -158,6 +159,8 @@ def test_reveal_what_is_not_set(monkeypatch: pytest.MonkeyPatch, value: str | No
         "APIKEY",
         "AWS_ACCESS_KEY_ID",
         "X_CREDENTIALS",
+        "PREFECT_API_AUTH_STRING",
+        "PROXY_AUTHORIZATION",
     ],
 )
 def test_masked_knows_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -185,8 +188,62 @@ def test_masked_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short values, other variables and text without secrets stay as they are (C54)."""
     monkeypatch.setenv("A_TOKEN", "true")
     monkeypatch.setenv("B_TOKEN", "")
-    monkeypatch.setenv("EDITOR_OF_THIS_TEST", "emacs-29")
+    for name in ("EDITOR_OF_THIS_TEST", "GIT_AUTHOR_NAME", "SSH_AUTH_SOCK", "TOKENIZERS_CACHE"):
+        monkeypatch.setenv(name, "emacs-29")
     assert masked("it is true that emacs-29 runs") == "it is true that emacs-29 runs"
+
+
+# ---------------------------------------------------------------- .env
+
+
+@pytest.fixture
+def dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file `.env` of an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / ".env"
+
+
+def test_a_secret_in_dotenv(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret in `.env` is found, below the environment, and masked and refused like any other (A37, C54)."""
+    dotenv.write_text(
+        f"SOME_TOKEN={CANARY}\nHARMLESS_NAME_IN_DOTENV='another secret'\nEMPTY_TOKEN\n", encoding="utf-8-sig"
+    )
+    assert masked(f"a {CANARY}, another secret") == f"a {MASK}, another secret"
+    assert Secret("env:SOME_TOKEN").reveal() == CANARY
+    assert Secret("env:HARMLESS_NAME_IN_DOTENV").reveal() == "another secret"
+    assert masked_data({"a": [CANARY, "another secret"]}) == {"a": [MASK, MASK]}
+    with pytest.raises(ConfigError, match="the value of SOME_TOKEN stands in the recipe"):
+        refuse_secrets({"name": CANARY})
+    monkeypatch.setenv("SOME_TOKEN", "stronger")
+    assert Secret("env:SOME_TOKEN").reveal() == "stronger"
+    assert masked(f"{CANARY} stronger") == f"{MASK} {MASK}"
+
+
+def test_dotenv_is_followed(dotenv: Path) -> None:
+    """A `.env` that changes is read again, one that stays is not, and one that is gone is forgotten (C54)."""
+    assert masked(CANARY) == CANARY
+    dotenv.write_text(f"A_TOKEN={CANARY}\n")
+    assert masked(CANARY) == MASK
+    before = dotenv.stat()
+    dotenv.write_text("A_TOKEN=another-secret!!\n"[: before.st_size].ljust(before.st_size, "!"))
+    os.utime(dotenv, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert masked(CANARY) == MASK
+    os.utime(dotenv)
+    assert masked(CANARY) == CANARY
+    dotenv.unlink()
+    assert masked("another-secret!!") == "another-secret!!"
+
+
+def test_a_dotenv_that_cannot_be_read(dotenv: Path) -> None:
+    """A `.env` that is damaged, a folder or a pipe never stops a message from being masked (C54)."""
+    dotenv.write_bytes(b"\xff\xfe=\nA_TOKEN=" + CANARY.encode() + b"\n'\n")
+    assert masked(CANARY) == MASK
+    dotenv.unlink()
+    dotenv.mkdir()
+    assert masked(CANARY) == CANARY
+    dotenv.rmdir()
+    os.mkfifo(dotenv)
+    assert masked(CANARY) == CANARY
 
 
 # ---------------------------------------------------------------- in configurations
@@ -271,3 +328,30 @@ def test_a_secret_value_in_a_recipe_is_refused(tmp_path: Path, monkeypatch: pyte
         parse_recipe(plain)
     assert "CANARY" not in everything_said(caught.value)
     refuse_secrets("nothing of the kind")
+
+
+@pytest.mark.parametrize("key", ["token", "api_key", "smtp-password", "webhookSecret", "auth", "Authorization"])
+def test_a_literal_under_a_telling_key_is_refused(key: str) -> None:
+    """Text under a key that is named like a secret is refused with its place, however deep, and not repeated (C54)."""
+    data = {"pager": {"urls": ["x"], "inner": [{key: CANARY}]}, "other": {key: "env:SOME_TOKEN"}}
+    with pytest.raises(ConfigError) as caught:
+        refuse_literals(data, "sinks")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"sinks.pager.inner.0.{key}: a secret is not written into a configuration")
+    assert "CANARY" not in everything_said(caught.value)
+
+
+def test_what_is_no_literal_secret() -> None:
+    """References, empty text, numbers and keys that only sound like it pass (C54)."""
+    harmless = {"author": "me", "tokenizer": "gpt2", "max_tokens": 5, "auth": True, "password": None, "secret": ""}
+    refuse_literals({"a": harmless | {"token": "env:A", "passwords": {"x": 1}}, "b": "token"}, "sinks")
+
+
+def test_masking_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is gone through once for a piece of data, however many texts it has (C54)."""
+    import components.core.secret as module
+
+    asked, values = [], module._values
+    monkeypatch.setattr(module, "_values", lambda: asked.append(1) or values())
+    module.masked_data({f"key {i}": ["text"] * 10 for i in range(10)})
+    assert len(asked) == 1

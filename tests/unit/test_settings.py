@@ -132,13 +132,13 @@ def test_null_takes_a_value_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().plugins.allow is None
 
 
-def test_a_whole_value_replaces_weaker_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable for a whole section replaces what weaker sources, not stronger ones, say of its parts (A37)."""
+def test_sections_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section from one source and its keys from others are merged, the stronger source first (A37)."""
     Path(".env").write_text("POSTMILL_PLUGINS__ENABLED=false\n")
     monkeypatch.setenv("POSTMILL_PLUGINS", "{block: [a]}")
     monkeypatch.setenv("POSTMILL_PLUGINS__AUTO_DISCOVER", "false")
     plugins = load().plugins
-    assert (plugins.enabled, plugins.block, plugins.auto_discover) == (True, ("a",), False)
+    assert (plugins.enabled, plugins.block, plugins.auto_discover) == (False, ("a",), False)
 
 
 def test_names_of_the_environment_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,3 +306,13 @@ def test_json_and_yaml_are_equivalent() -> None:
     from_json = load()
     Path("postmill.json").rename("postmill.yaml")
     assert load() == from_json
+
+
+def test_a_secret_in_the_settings_is_refused() -> None:
+    """A sink's secret is named, not written; the message does not repeat it (A40)."""
+    Path("postmill.yaml").write_text("sinks: {pager: {token: hunter2hunter2}}\n")
+    with pytest.raises(ConfigError, match="sinks.pager.token: a secret is not written") as caught:
+        load()
+    assert "hunter2" not in str(caught.value)
+    Path("postmill.yaml").write_text("sinks: {pager: {token: env:PAGER}}\n")
+    assert load().sinks == {"pager": {"token": "env:PAGER"}}

@@ -410,7 +410,7 @@ def test_events_in_a_flow_run(bus: EventBus, sink: PrefectSink, prefect: Told) -
         {
             "event": "postmill.run.started",
             "resource": {"prefect.resource.id": "postmill.run.abc", "prefect.resource.name": "abc"},
-            "payload": {"recipe": "tiny", "run_id": "abc", "digest": "d"},
+            "payload": {"recipe": "tiny", "run_id": "abc", "digest": "d", "plugins": []},
         },
         {
             "event": "postmill.gate.judged",
