@@ -16,13 +16,13 @@ from components.services.optimization import OptimizationService
 from components.services.tracking import RunTracking
 from tasks import events  # noqa: F401  registers the sink that tells Prefect
 from tasks.register import Outcome, record, register
-from tasks.steps import benchmark, fetch_model, judge, optimize, train, validate
+from tasks.steps import benchmark, errors_without_secrets, fetch_model, judge, optimize, train, validate
 
 
 @flow(name="pipeline", flow_run_name="{recipe[name]}", persist_result=True, result_serializer="json")
 def pipeline(recipe: dict[str, Any]) -> Outcome:
     """Run a recipe (as plain data) from rows to a registered model."""
-    with application() as app:
+    with errors_without_secrets(), application() as app:
         plan = parse_recipe(recipe)
         with app.run(plan) as run:
             tracking = run.get(RunTracking)

@@ -7,7 +7,8 @@ Caching across runs belongs to the store. Prefect persists the references (JSON)
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -42,6 +43,20 @@ def without_secrets(error: Exception) -> Exception:
     return kind(masked(f"{type(error).__name__}: {error}"))
 
 
+@contextmanager
+def errors_without_secrets() -> Iterator[None]:
+    """What escapes from here is what Prefect may keep."""
+    try:
+        yield
+    except StepSkipped:
+        raise
+    except Exception as error:
+        kept = without_secrets(error)
+        if kept is error:
+            raise
+        raise kept from None
+
+
 def step(**options: Any) -> Callable[[F], F]:
     """A Prefect task with results as JSON, for which being skipped is a good end."""
 
@@ -49,14 +64,10 @@ def step(**options: Any) -> Callable[[F], F]:
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
             try:
-                return function(*args, **kwargs)
+                with errors_without_secrets():
+                    return function(*args, **kwargs)
             except StepSkipped as reason:
                 return Completed(name="Skipped", message=masked(str(reason)))
-            except Exception as error:
-                kept = without_secrets(error)
-                if kept is error:
-                    raise
-                raise kept from None
 
         prefect_task = task(**STORED, **options)(body)
 
