@@ -54,37 +54,38 @@ class Candidate:
 def installed(entry_points: Iterable[metadata.EntryPoint]) -> Iterator[Candidate]:
     """A candidate an entry point, from the metadata of its distribution."""
     for entry_point in entry_points:
-        distribution = entry_point.dist
-        assert distribution is not None  # entry_points() sets it
-        if not _is_complete(distribution):
+        facts = _metadata(entry_point)
+        if not ("Name" in facts and "Version" in facts):
             problem = "its distribution has no name or no version, so it is half installed; install it again"
             yield Candidate(entry_point.name, f"entry point {entry_point.value}", problem=problem)
             continue
-        origin = f"{distribution.name} {distribution.version}"
+        origin = f"{facts['Name']} {facts['Version']}"
         try:
-            yield _from_metadata(entry_point, distribution, origin)
+            yield _from_metadata(entry_point, facts, origin)
         except (InvalidVersion, InvalidRequirement, InvalidSpecifier) as error:
             yield Candidate(entry_point.name, origin, problem=_invalid(error))
 
 
-def _is_complete(distribution: metadata.Distribution) -> bool:
+def _metadata(entry_point: metadata.EntryPoint) -> Any:
+    """The fields of the distribution's METADATA, parsed once: each access to `distribution.metadata` parses anew."""
+    assert entry_point.dist is not None  # entry_points() sets it
     try:
-        return "Name" in distribution.metadata and "Version" in distribution.metadata
+        return entry_point.dist.metadata
     except FileNotFoundError:  # of the package importlib_metadata, whose finder answers once somebody imported it
-        return False
+        return {}
 
 
-def _from_metadata(entry_point: metadata.EntryPoint, distribution: metadata.Distribution, origin: str) -> Candidate:
-    Version(distribution.version)
-    needs = [Requirement(text) for text in distribution.requires or ()]
+def _from_metadata(entry_point: metadata.EntryPoint, facts: Any, origin: str) -> Candidate:
+    Version(facts["Version"])
+    needs = [Requirement(text) for text in facts.get_all("Requires-Dist") or ()]
     needs = [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
     return Candidate(
         name=entry_point.name,
         origin=origin,
-        version=distribution.version,
+        version=facts["Version"],
         requires=tuple(need for need in needs if canonicalize_name(need.name) != HOST),
         host=next((need.specifier for need in needs if canonicalize_name(need.name) == HOST), SpecifierSet()),
-        distribution=canonicalize_name(distribution.name),
+        distribution=canonicalize_name(facts["Name"]),
         load=entry_point.load,
     )
 

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
@@ -260,10 +261,14 @@ class PluginManager:
         unmet = self._unmet_requirement(candidate, known)
         return ("skipped", unmet) if unmet else ("loaded", "")
 
+    @cached_property
+    def _host(self) -> str | None:
+        """Postmill's own version; none in a source tree that is not installed."""
+        return _installed_version("postmill")
+
     def _unmet_requirement(self, candidate: Candidate, known: dict[str, Candidate]) -> str:
-        host = _installed_version("postmill")  # none in a source tree that is not installed
-        if host and not candidate.host.contains(host, prereleases=True):
-            return f"it needs postmill{candidate.host}, this is {host}"
+        if self._host and not candidate.host.contains(self._host, prereleases=True):
+            return f"it needs postmill{candidate.host}, this is {self._host}"
         for need in candidate.requires:
             reason = self._unmet(need, known)
             if reason:
