@@ -19,8 +19,8 @@ from components.core.config import (
 from components.core.documents import Document
 from components.core.errors import ConfigError
 from components.core.recipe import Recipe, read_recipe, recipe_model
-from components.core.secret import masked
-from components.core.settings import DOTENV, Settings, environments, load_settings
+from components.core.secret import DOTENV, masked
+from components.core.settings import Settings, environments, load_settings
 from components.services.application import Application
 
 log = logging.getLogger(__name__)

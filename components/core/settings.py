@@ -26,11 +26,10 @@ from components.core.config import ENV_PREFIX, Override, apply_overrides, enviro
 from components.core.documents import Document, load_document, merge, read_text
 from components.core.errors import ConfigError
 from components.core.plugins import PluginSettings
-from components.core.secret import refuse_literals
+from components.core.secret import DOTENV, refuse_literals
 
 FILES = ("postmill.json", "postmill.yaml")
 """The stronger one first."""
-DOTENV = ".env"
 
 
 class Monitoring(StrictConfig):
