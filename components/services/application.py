@@ -108,8 +108,14 @@ class Application:
         """The sinks that the settings leave on, configured."""
         if not self.settings.monitoring.enabled:
             return {}
-        names = filter(self.settings.feature, registry.names("sink"))
-        return {name: registry.create("sink", name, **self.settings.sinks.get(name, {})) for name in names}
+        found = {}
+        for name in filter(self.settings.feature, registry.names("sink")):
+            reason = registry.broken("sink", name)
+            if reason:  # one plugin's broken module must not stop every run
+                log.warning("sink left out: %s", reason)
+            else:
+                found[name] = registry.create("sink", name, **self.settings.sinks.get(name, {}))
+        return found
 
     def check(self, recipe: Recipe) -> None:
         """Find now what a run would find when it starts: services that do not fit, sinks that do not exist."""

@@ -354,6 +354,20 @@ def test_two_runs_do_not_hear_each_other(app: Application, recipe: Recipe) -> No
     assert [event.data["step"] for event in told] == [2, 1]
 
 
+def test_sink_that_cannot_be_loaded(app: Application, recipe: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink whose module cannot be imported is left out with a warning; the run has the others (A18, B7)."""
+    with registry.owned_by("plugin acme"):
+        registry.add("sink", "test_gone", "no_such_module_here:Sink")
+    add("sink", test_first=Noisy)
+    try:
+        with app, app.run(recipe):
+            assert list(app.sinks.status()) == ["test_first"]
+    finally:
+        with registry.owned_by("plugin acme"):
+            registry.forget("plugin acme")
+    assert "sink left out: sink 'test_gone' cannot be loaded from no_such_module_here:Sink (plugin acme)" in caplog.text
+
+
 def test_sinks_know_their_folder(tmp_path: Path, recipe: Recipe) -> None:
     """A sink is told the bus and the folder of the settings, below the root (A32)."""
     add("sink", test_first=Noisy)
