@@ -15,6 +15,7 @@ registry = Registry(
         Kind("model", "components.interfaces:ModelSource", "components.models"),
         Kind("reader", "components.interfaces:Reader", "components.data.readers"),
         Kind("format", "components.interfaces:Format", "components.data.formats"),
+        Kind("rule", "components.interfaces:Rule", "components.data.rules"),
         Kind("trainer", "components.interfaces:Trainer", "components.trainers"),
         Kind("optimizer", "components.interfaces:Optimizer", "components.optimizers"),
         Kind("pass", "components.interfaces:Pass", "components.optimization"),

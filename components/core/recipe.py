@@ -74,20 +74,26 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
         return self.identity() | switches
 
 
+def _dump(spec: Spec | None) -> dict[str, Any] | None:
+    return spec and spec.dump()
+
+
 @dataclass(frozen=True)
 class OfKind:
     """Annotation of a recipe field that holds a component: `Annotated[Spec, OfKind("trainer")]`."""
 
     kind: str
+    optional: bool = False
+    """True: the field may be null, `Annotated[Spec | None, OfKind("format", optional=True)]`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            self.parse, serialization=core_schema.plain_serializer_function_ser_schema(Spec.dump)
+            self.parse, serialization=core_schema.plain_serializer_function_ser_schema(_dump)
         )
 
-    def parse(self, raw: Any) -> Spec:
+    def parse(self, raw: Any) -> Spec | None:
         """`{"type": name, ...}` -> the component's class found, its configuration validated."""
-        if isinstance(raw, Spec):
+        if isinstance(raw, Spec) or (raw is None and self.optional):
             return raw
         if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
             known = ", ".join(registry.names(self.kind))
@@ -109,7 +115,8 @@ class OfKind:
         return Spec(kind=self.kind, type=raw["type"], config=config, **switches)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {KIND_MARK: self.kind}  # `components.core.schema` puts the kind's components here
+        mark = {KIND_MARK: self.kind}  # `components.core.schema` puts the kind's components here
+        return {"anyOf": [mark, {"type": "null"}]} if self.optional else mark
 
 
 def _chain(value: Any) -> Any:
@@ -120,25 +127,73 @@ def _chain(value: Any) -> Any:
 Chain = Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1), BeforeValidator(_chain)]
 
 
+def _rules(value: Any) -> Any:
+    """`{too_long: {max_chars: 9}, near_duplicate: fail}` -> the same with the type of each rule, its name by default."""
+    if not isinstance(value, dict):
+        return value
+    full = {name: {"action": rule} if isinstance(rule, str) else rule for name, rule in value.items()}
+    return {name: {"type": name, **rule} if isinstance(rule, dict) else rule for name, rule in full.items()}
+
+
 class Contract(StrictConfig):
     """What the rows must satisfy, and how many may fail before the run stops."""
 
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
-    max_chars: int = Field(20_000, gt=0, description="longest message, characters")
-    forbid_overlap: bool = Field(True, description="a row of eval must not stand in train")
+    rules: Annotated[dict[str, Annotated[Spec, OfKind("rule")]], BeforeValidator(_rules)] = Field(
+        {}, description="keys of rules where they are not the default; the others apply as they are"
+    )
+
+    def all_rules(self) -> dict[str, Spec]:
+        """Every rule by name, those that are not mentioned with their defaults; without what is to be ignored."""
+        mentioned = {spec.type for spec in self.rules.values()}
+        rest = {name: _default("rule", name) for name in registry.names("rule") if name not in mentioned}
+        rules = {**rest, **self.rules}
+        return {name: rules[name] for name in sorted(rules) if rules[name].config.action != "ignore"}
+
+
+class Split(StrictConfig):
+    """Rows held out of `train` by a seeded hash of what the user says: a row stays where it is when others are added."""
+
+    eval: float = Field(0.1, gt=0, lt=1, description="fraction of the rows")
+    test: float = Field(0.0, ge=0, lt=1, description="fraction of the rows")
+    group_by: str | None = Field(None, description="column whose rows stay together, for example a customer")
+    seed: int = Field(17, ge=0)
 
 
 class DataSection(StrictConfig):
-    """Where the rows come from. `format` says how a row reads."""
+    """Where the rows come from, and what they must satisfy."""
 
     train: Annotated[Spec, OfKind("reader")]
-    eval: Annotated[Spec, OfKind("reader")]
-    format: Annotated[Spec, OfKind("format")] = Field(default_factory=lambda: _default_format())
+    eval: Annotated[Spec | None, OfKind("reader", optional=True)] = None
+    test: Annotated[Spec | None, OfKind("reader", optional=True)] = Field(
+        None, description="rows that no step reads; none of them may stand in train or eval"
+    )
+    split: Split | None = Field(None, description="hold rows out of train, where no eval rows are declared")
+    format: Annotated[Spec | None, OfKind("format", optional=True)] = Field(
+        None, description="how the rows read; detected by default"
+    )
     contract: Contract = Contract()
+    lock: Path | None = Field(None, description="digests of the files; RECIPE.lock beside the recipe by default")
+    allow_dirty: bool = Field(False, description="go on, and record it, if files changed since they were locked")
+
+    @model_validator(mode="after")
+    def _held_out(self) -> DataSection:
+        if (self.eval is None) == (self.split is None):
+            raise ConfigError(
+                "name the rows to measure on: either 'eval', a reader, or 'split', which holds rows out of train: "
+                "split: {eval: 0.1}"
+            )
+        if self.split and self.split.test and self.test:
+            raise ConfigError("test rows are declared and split off at once; remove 'test' or set split.test to 0")
+        return self
+
+    def readers(self) -> dict[str, Spec]:
+        """The declared readers by split, held-out splits first."""
+        return {name: spec for name in ("test", "eval", "train") if (spec := getattr(self, name)) is not None}
 
 
-def _default_format() -> Spec:
-    return Spec(kind="format", type="messages", config=registry.get("format", "messages").Config())
+def _default(kind: str, name: str) -> Spec:
+    return Spec(kind=kind, type=name, config=registry.get(kind, name).Config())
 
 
 class RegisterSection(StrictConfig):
