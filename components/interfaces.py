@@ -174,6 +174,11 @@ class Batch:
         self.tokens = tokens
         """Facts by row once tokenised, numpy arrays: `tokens`, `trained`, `unknown` (counts), `ends` (bool)."""
 
+    def some(self, positions: Sequence[int], tokens: Mapping[str, Any]) -> Batch:
+        """Some of the rows, in a batch of their own."""
+        raws, rows = [self.raws[i] for i in positions], [self.rows[i] for i in positions]
+        return Batch(self.split, self.start, raws, rows, self.shape, tokens)
+
     @cached_property
     def digests(self) -> list[bytes]:
         """Identity of each row's content, 16 bytes."""

@@ -26,8 +26,8 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
         plan = parse_recipe(recipe)
         with app.run(plan) as run:
             tracking = run.get(RunTracking)
-            dataset = validate(plan)
             base = fetch_model(plan)
+            dataset = validate(plan, base)
             trained = train(plan, base, dataset)
             made = {name: optimize(plan, name, trained) for name in plan.optimize}
             variants = {name: artifact for name, artifact in made.items() if artifact is not None}

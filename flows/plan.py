@@ -31,8 +31,8 @@ class Estimate:
 def steps(recipe: Recipe) -> list[str]:
     """The run, a line a step."""
     lines = [
-        f"validate  {recipe.data.train.config.path} and {recipe.data.eval.config.path}",
         f"fetch     {recipe.model.type}",
+        f"validate  {' and '.join(_source(split, spec) for split, spec in recipe.data.readers().items())}",
     ]
     lines += [f"train     {spec.type} ({_brief(spec.dump())}){_switch(spec)}" for spec in recipe.train]
     lines += [
@@ -74,6 +74,11 @@ def _rows(config: object) -> int:
 def _switch(spec: Spec) -> str:
     """What is said of a step that may be, or is, left out."""
     return " [switched off]" if not spec.enabled else "" if spec.required else " [may fail]"
+
+
+def _source(split: str, spec: Spec) -> str:
+    """`train data/rows.jsonl`, or the kind of reader where it has no path."""
+    return f"{split} {getattr(spec.config, 'path', None) or spec.type}"
 
 
 def _brief(config: dict[str, object]) -> str:

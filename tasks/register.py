@@ -82,6 +82,7 @@ def _tags(
         "postmill.variant": chosen,
         "postmill.recipe": hash_json(recipe.dump()),
         "postmill.dataset": dataset.digest,
+        **({"postmill.data.changed": "; ".join(dataset.meta["changed"])[:2000]} if dataset.meta.get("changed") else {}),
         "postmill.verdict": verdict.digest,
         "postmill.system": dataset.meta.get("system") or "",
         "git.commit": git["commit"],

@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from threading import Lock
 from typing import Any, ClassVar, TypeVar
@@ -149,6 +149,13 @@ class DataValidated(Event, topic="data.validated"):
     quarantined: Mapping[str, int]
     rules: Mapping[str, int] = field(default_factory=dict)
     content: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChanged(Event, topic="data.changed"):
+    """Files are not what the recipe's lock says, and the run goes on because it was told to."""
+
+    files: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,8 +61,7 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
 
     def parts(self) -> list[Any]:
         """The component's class and those of the components inside its configuration (a trainer's optimizer)."""
-        inner = [value for _, value in self.config if isinstance(value, Spec)]
-        return [self.component, *(part for spec in inner for part in spec.parts())]
+        return [self.component, *(part for spec in _inner(self.config) for part in spec.parts())]
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: type and configuration."""
@@ -76,6 +75,18 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
 
 def _dump(spec: Spec | None) -> dict[str, Any] | None:
     return spec and spec.dump()
+
+
+def _inner(value: Any) -> Iterable[Spec]:
+    """The specs inside a configuration, in lists and nested sections too."""
+    if isinstance(value, Spec):
+        yield value
+    elif isinstance(value, BaseModel):
+        for _, field in value:
+            yield from _inner(field)
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _inner(item)
 
 
 @dataclass(frozen=True)
@@ -145,10 +156,13 @@ class Contract(StrictConfig):
 
     def all_rules(self) -> dict[str, Spec]:
         """Every rule by name, those that are not mentioned with their defaults; without what is to be ignored."""
+        return {name: spec for name, spec in self.known_rules().items() if spec.config.action != "ignore"}
+
+    def known_rules(self) -> dict[str, Spec]:
+        """Every rule by name, also those that are ignored."""
         mentioned = {spec.type for spec in self.rules.values()}
-        rest = {name: _default("rule", name) for name in registry.names("rule") if name not in mentioned}
-        rules = {**rest, **self.rules}
-        return {name: rules[name] for name in sorted(rules) if rules[name].config.action != "ignore"}
+        rest = {name: default_spec("rule", name) for name in registry.names("rule") if name not in mentioned}
+        return dict(sorted({**rest, **self.rules}.items()))
 
 
 class Split(StrictConfig):
@@ -192,7 +206,8 @@ class DataSection(StrictConfig):
         return {name: spec for name in ("test", "eval", "train") if (spec := getattr(self, name)) is not None}
 
 
-def _default(kind: str, name: str) -> Spec:
+def default_spec(kind: str, name: str) -> Spec:
+    """A component of that name with its default configuration."""
     return Spec(kind=kind, type=name, config=registry.get(kind, name).Config())
 
 
@@ -362,7 +377,20 @@ def read_recipe(
     """A recipe and the places its keys come from: files, then `overrides` (environment), then `--set` on top."""
     document = load_layers(Path(path), overlays)
     apply_overrides(document, [*overrides, *parse_assignments(assignments)])
+    _use_lock(document, lock_path(path))
     return parse_recipe(document.data, document), document
+
+
+def lock_path(recipe: Path | str) -> Path:
+    """Where the digests of a recipe's data stand: `configs/triage.yaml` -> `configs/triage.lock`."""
+    return Path(recipe).with_suffix(".lock")
+
+
+def _use_lock(document: Document, lock: Path) -> None:
+    """A lock beside the recipe holds without being named, wherever the recipe is run from."""
+    section = document.data.get("data")
+    if isinstance(section, dict) and section.get("lock") is None and lock.is_file():
+        section["lock"] = str(lock)
 
 
 def load_recipe(

@@ -1,158 +1,122 @@
-"""The data contract: which rows may train a model. Bad rows go to quarantine with line, rule and reason.
+"""The data contract: which rows may train a model. Bad rows go to quarantine with file, line, rule and reason.
 
-The rows' facts become one table; pandera checks every rule on it at once. Good rows keep their bytes.
+Rules that are one expression on a column are checked together, through one pandera schema on the batch's table; the
+others are asked one by one. Nothing is dropped without a line in the quarantine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.chat import Message
-from components.interfaces import Format, RawRow, Reader
+from components.core.recipe import Spec
+from components.interfaces import Batch, ColumnRule, ModelFacts, RawRow, Rule
 
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]|\ufffd")
-SPECIAL = re.compile(r"<\|[a-z_]{2,30}\|>|<s>|</s>|\[/?INST\]|<(?:start|end)_of_turn>")
+SHOWN = 2_000
+"""Characters of a bad row that the quarantine keeps."""
+Broken = dict[int, list[tuple[str, str]]]
+"""Position -> (rule, reason) of every rule that the row breaks."""
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that failed: where it stands, the rule and why."""
+    """A row that failed: where it stands, the rule and why; `also`: the other rules it breaks."""
 
-    source: str
+    file: str
     line: int
     rule: str
     reason: str
-    raw: str
+    raw: bytes
+    also: tuple[str, ...] = ()
 
-    def record(self) -> dict[str, Any]:
-        return {"source": self.source, "line": self.line, "rule": self.rule, "reason": self.reason, "row": self.raw}
+    @classmethod
+    def of(cls, row: RawRow, broken: list[tuple[str, str]]) -> Bad:
+        (rule, reason), *others = broken
+        return cls(row.file, row.line, rule, reason, row.raw, tuple(name for name, _ in others))
 
-
-@dataclass
-class Checked:
-    """The outcome for one split."""
-
-    good: list[RawRow] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    bad: list[Bad] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        return len(self.good) + len(self.bad)
+    def record(self, split: str) -> dict[str, Any]:
+        text = self.raw.decode("utf-8", "replace").rstrip("\r\n")[:SHOWN]
+        also = {"also": list(self.also)} if self.also else {}
+        return {"split": split, "file": self.file, "line": self.line, "rule": self.rule, "reason": self.reason,
+                **also, "row": text}  # fmt: skip
 
 
-def row_digest(messages: list[Message]) -> str:
-    """Identity of a row's content, whatever its formatting: sha256 of the conversation."""
-    return hashlib.sha256(json.dumps(messages, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
+class Contract:
+    """The rules of one validation, each one instance that sees every split."""
+
+    def __init__(self, rules: Mapping[str, Spec], model: ModelFacts | None, scratch: Path) -> None:
+        self.rules: dict[str, Rule] = {name: spec.build() for name, spec in rules.items()}
+        for rule in self.rules.values():
+            rule.prepare(model, scratch)
+        self._schemas: dict[tuple[str, ...], Any] = {}
+
+    def check(self, batch: Batch) -> Broken:
+        """What the rows of a batch break, before they are tokenised (or after, once `batch.tokens` is there)."""
+        rules = self._for(batch.shape, on_tokens=batch.tokens is not None)
+        broken: Broken = defaultdict(list)
+        for position, rule, reason in self._columns(rules, batch):
+            broken[position].append((rule, reason))
+        for name, rule in rules.items():
+            if not isinstance(rule, ColumnRule):
+                for position, reason in rule.check(batch).items():
+                    broken[position].append((name, reason))
+        return broken
+
+    def finish(self, split: str, shape: str) -> Broken:
+        """What was found only once the whole split was seen; positions in the split."""
+        broken: Broken = defaultdict(list)
+        for name, rule in self.rules.items():
+            if shape in rule.shapes:
+                for position, reason in rule.finish(split).items():
+                    broken[position].append((name, reason))
+        return broken
+
+    def fatal(self, rule: str) -> bool:
+        """Whether one broken row of this rule stops the run."""
+        return rule in self.rules and self.rules[rule].config.action == "fail"
+
+    def _for(self, shape: str, on_tokens: bool) -> dict[str, Rule]:
+        return {
+            name: rule for name, rule in self.rules.items() if shape in rule.shapes and rule.on_tokens == on_tokens
+        }
+
+    def _columns(self, rules: Mapping[str, Rule], batch: Batch) -> list[tuple[int, str, str]]:
+        """(position in the batch, rule, reason) of what the column rules find."""
+        found: list[tuple[int, str, str]] = []
+        for content in (True, False):
+            chosen = {n: r for n, r in rules.items() if isinstance(r, ColumnRule) and (r.column == "content") == content}
+            if chosen:
+                table = batch.messages if content else batch.table
+                for name, index in self._failures(chosen, table):
+                    found.append((int(table["row"][index]), name, chosen[name].reason))
+        # a row with two bad messages breaks a rule once
+        return list(dict.fromkeys(found))
+
+    def _failures(self, rules: Mapping[str, ColumnRule], table: Any) -> list[tuple[str, int]]:
+        """(rule, line of the table), through one pandera schema; it reports a failed check by its `error` text."""
+        from pandera.errors import SchemaErrors
+
+        key = tuple(rules)
+        if key not in self._schemas:
+            self._schemas[key] = _schema(rules)
+        try:
+            self._schemas[key].validate(table, lazy=True)
+        except SchemaErrors as errors:
+            cases = errors.failure_cases.select("check", "index").drop_nulls("index")
+            return sorted(cases.iter_rows(), key=lambda case: (case[1], key.index(case[0])))
+        return []
 
 
-def prompt_digest(messages: list[Message]) -> str:
-    """Identity of what the user said, letter case and spacing aside: catches leaks with another answer."""
-    said = " ".join(m["content"] for m in messages if m["role"] == "user")
-    return hashlib.sha256(" ".join(said.lower().split()).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def check_split(reader: Reader, shape: Format, max_chars: int, forbidden: set[str]) -> Checked:
-    """Read a split and sort its rows into good and bad. `forbidden` holds prompt digests of other splits."""
-    source = str(reader.files()[0])
-    outcome = Checked()
-    facts: list[dict[str, Any]] = []
-    readable: list[RawRow] = []
-    for row in reader.rows():
-        problem = row.error or shape.problem(row.value)
-        if problem:
-            outcome.bad.append(_bad(source, row, "parse" if row.error else "schema", problem))
-        else:
-            readable.append(row)
-            facts.append(_facts(shape.messages(row.value), forbidden))
-    failures = dict(_failures(facts, max_chars))
-    for position, row in enumerate(readable):
-        if position in failures:
-            outcome.bad.append(_bad(source, row, *failures[position]))
-        else:
-            outcome.good.append(row)
-            outcome.digests.append(facts[position]["prompt"])
-    outcome.bad.sort(key=lambda bad: bad.line)
-    return outcome
-
-
-def _bad(source: str, row: RawRow, rule: str, reason: str) -> Bad:
-    return Bad(source, row.line, rule, reason, row.raw.decode("utf-8", "replace").rstrip("\n")[:2000])
-
-
-def _facts(messages: list[Message], forbidden: set[str]) -> dict[str, Any]:
-    texts = [message["content"] for message in messages]
-    prompt = prompt_digest(messages)
-    return {
-        "shortest": min(len(text.strip()) for text in texts),
-        "longest": max(len(text) for text in texts),
-        "control": sum(bool(CONTROL.search(text)) for text in texts),
-        "special": sum(bool(SPECIAL.search(text)) for text in texts),
-        "content": row_digest(messages),
-        "prompt": prompt,
-        "leaks": prompt in forbidden,
-    }
-
-
-def _failures(facts: list[dict[str, Any]], max_chars: int) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(position, (rule, reason)) of every row that breaks a rule; the first broken rule names it."""
-    if not facts:
-        return
-    import polars as pl
-    from pandera.errors import SchemaErrors
-
-    table = pl.DataFrame(facts).with_columns(pl.col("content").is_first_distinct().alias("first"))
-    schema, reasons = _schema(max_chars)
-    try:
-        schema.validate(table, lazy=True)
-    except SchemaErrors as errors:
-        seen: set[int] = set()
-        for case in errors.failure_cases.iter_rows(named=True):
-            rule, position = str(case["check"]), case["index"]
-            if position is not None and position not in seen:
-                seen.add(position)
-                yield position, (rule, reasons[rule])
-
-
-def _schema(max_chars: int) -> tuple[Any, dict[str, str]]:
-    """The pandera schema, and the sentence that explains each rule to a person.
-
-    On polars, pandera reports a failed check by its `error` text, which therefore is the rule's name.
-    """
+def _schema(rules: Mapping[str, ColumnRule]) -> Any:
     import pandera.polars as pa
 
-    rules = {
-        "empty_text": ("shortest", pa.Check.gt(0, error="empty_text"), "a message is empty or only white space"),
-        "too_long": (
-            "longest",
-            pa.Check.le(max_chars, error="too_long"),
-            f"a message exceeds {max_chars:,} characters",
-        ),
-        "control_characters": (
-            "control",
-            pa.Check.eq(0, error="control_characters"),
-            "control characters, surrogates or replacement marks: the text was damaged on its way",
-        ),
-        "special_tokens": (
-            "special",
-            pa.Check.eq(0, error="special_tokens"),
-            "a chat template's special token stands in the text; it would end or open a turn",
-        ),
-        "duplicate": ("first", pa.Check.eq(True, error="duplicate"), "the same conversation stands further up"),
-        "overlap": ("leaks", pa.Check.eq(False, error="overlap"), "the same user text stands in another split"),
-    }
-    columns = {column: pa.Column(checks=check, name=column) for column, check, _ in rules.values()}
-    return pa.DataFrameSchema(columns), {rule: reason for rule, (_, _, reason) in rules.items()}
+    def holds(rule: ColumnRule) -> Callable[[Any], Any]:
+        return lambda data: data.lazyframe.select(~rule.broken())
 
-
-def write_split(outcome: Checked, path: Path) -> None:
-    """The good rows, byte for byte."""
-    with path.open("wb") as handle:
-        for row in outcome.good:
-            handle.write(row.raw if row.raw.endswith(b"\n") else row.raw + b"\n")
+    columns: dict[str, list[Any]] = defaultdict(list)
+    for name, rule in rules.items():
+        columns[rule.column].append(pa.Check(holds(rule), error=name))
+    return pa.DataFrameSchema({column: pa.Column(checks=checks, name=column) for column, checks in columns.items()})

@@ -1,31 +1,37 @@
 """Checks a recipe's rows before anything is trained on them.
 
-`DataService(workspace).validate(recipe.data)` gives an artifact with the good rows (byte-identical), the same rows as
-plain conversations, the quarantine and a report.
+`DataService(workspace).validate(recipe.data, model)` gives an artifact: the good rows byte for byte, the same rows in
+one internal shape, their tokens as this model will see them, the quarantine, and a report as JSON and as a page.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import Artifact, hash_file, hash_json, write_json
+from components.core.artifacts import Artifact, write_json
 from components.core.component import Component
+from components.core.dataset import conversation, rows, tokenizer_digest, tokenizer_files
+from components.core.encoding import Encoder, turn_ends
 from components.core.errors import DataError
-from components.core.events import DataValidated
-from components.core.kinds import service
+from components.core.events import DataChanged, DataValidated
+from components.core.kinds import registry, service
 from components.core.recipe import DataSection
-from components.data.contract import Checked, check_split, row_digest, write_split
-from components.interfaces import EvalRows, Format
+from components.core.rows import row_digest
+from components.core.safeload import load_tokenizer
+from components.data.provenance import check_lock, check_splits
+from components.data.report import build_report, write_page
+from components.data.validation import QUARANTINE, Outcome, Validation, open_source
+from components.interfaces import EvalRows, ModelFacts, Reader
 from components.services.workspace import Workspace
 
 
 class _Validation(Component):
     """Gives the stage its identity: this file, the contract, and the libraries underneath."""
 
-    libraries = ("pandera", "polars")
+    libraries = ("orjson", "pandera", "polars", "pyarrow", "tokenizers", "transformers", "trl")
 
 
 @service("data")
@@ -35,86 +41,106 @@ class DataService:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    def validate(self, section: DataSection) -> Artifact:
-        """The data set as an artifact; a DataError if too many rows are bad."""
-        readers = {"train": section.train.build(), "eval": section.eval.build()}
+    def validate(self, section: DataSection, model: Artifact | None = None) -> Artifact:
+        """The data set as an artifact; a DataError if too many rows are bad.
+
+        With a model (an artifact of kind "model") the rows are tokenised for it, and what its tokenizer and chat
+        template make of them is checked too.
+        """
+        files = {split: dict(spec.build().fingerprint()) for split, spec in section.readers().items()}
+        check_splits(section, files)
+        changed = check_lock(section, files)
+        if changed:
+            self.workspace.bus.emit(DataChanged(files=changed))
         config = {
-            "files": {split: [hash_file(file) for file in reader.files()] for split, reader in readers.items()},
-            "format": section.format.dump(),
-            "contract": section.contract.model_dump(mode="json"),
+            "files": files,
+            "section": section.model_dump(mode="json", exclude={"lock", "allow_dirty", "contract"}),
+            "max_bad_fraction": section.contract.max_bad_fraction,
+            "rules": {name: spec.identity() for name, spec in section.contract.all_rules().items()},
+            "tokenizer": tokenizer_files(model.path) if model else None,
         }
 
         def make(out: Path) -> Mapping[str, Any]:
-            return self._check(section, readers, out)
+            return self._check(section, files, model, out)
 
-        return self.workspace.stage("data", "rows", _Validation, config, {}, "dataset", make)
+        dataset = self.workspace.stage("data", "rows", _parts(section), config, {}, "dataset", make)
+        return dataset.model_copy(update={"meta": {**dataset.meta, "changed": changed}})
 
-    def _check(self, section: DataSection, readers: Mapping[str, Any], out: Path) -> Mapping[str, Any]:
-        shape, contract = section.format.build(), section.contract
-        # eval first: a row that stands in both is taken out of training, never out of the measurement
-        held_out = check_split(readers["eval"], shape, contract.max_chars, set())
-        forbidden = set(held_out.digests) if contract.forbid_overlap else set()
-        training = check_split(readers["train"], shape, contract.max_chars, forbidden)
-        outcome = {"train": training, "eval": held_out}
-        report = _report(outcome)
-        _write_lines(out / "quarantine.jsonl", [bad.record() for checked in outcome.values() for bad in checked.bad])
+    def _check(
+        self, section: DataSection, files: Mapping[str, Any], model: Artifact | None, out: Path
+    ) -> Mapping[str, Any]:
+        facts, encoder = _of_model(model)
+        validation = Validation(section, out, encoder, facts)
+        sources = {split: open_source(spec, section.format) for split, spec in section.readers().items()}
+        outcomes = validation.run(sources)
+        shutil.rmtree(out / ".scratch")
+        report = build_report(section, files, sources, outcomes, validation, model)
         write_json(out / "report.json", report)
-        self._refuse_if_bad(outcome, contract.max_bad_fraction, out)
-        for split, checked in outcome.items():
-            write_split(checked, out / f"{split}.jsonl")
-            _write_lines(out / f"{split}.messages.jsonl", [shape.messages(row.value) for row in checked.good])
-        self.workspace.bus.emit(DataValidated(**report))
-        return {**report, "system": _common_system(shape, outcome)}
+        write_page(report, out / "report.html")
+        self._refuse_if_bad(section, outcomes, validation, out)
+        summary = {name: report[name] for name in ("rows", "quarantined", "rules", "content")}
+        self.workspace.bus.emit(DataValidated(**summary))
+        return {
+            **summary,
+            "shape": sources["train"].shape,
+            "system": validation.common_system(),
+            "tokenizer": tokenizer_digest(facts.tokenizer) if facts else None,
+            "template": report["template"],
+            "files": files,
+        }
 
-    def _refuse_if_bad(self, outcome: Mapping[str, Checked], allowed: float, out: Path) -> None:
-        for split, checked in outcome.items():
-            if checked.total == 0:
+    def _refuse_if_bad(
+        self, section: DataSection, outcomes: Mapping[str, Outcome], validation: Validation, out: Path
+    ) -> None:
+        allowed = section.contract.max_bad_fraction
+        for split, outcome in outcomes.items():
+            if outcome.total == 0:
                 raise DataError(f"the {split} split has no rows; check its path and that the file is not empty")
-            fraction = len(checked.bad) / checked.total
-            if fraction > allowed or not checked.good:
-                kept = self._keep_quarantine(out / "quarantine.jsonl")
-                first = "\n".join(f"  line {bad.line}: {bad.rule}: {bad.reason}" for bad in checked.bad[:5])
+            fatal = [rule for rule in outcome.rules if validation.contract.fatal(rule)]
+            if fatal or outcome.bad > allowed * outcome.total or not outcome.good:
+                why = (
+                    f"a row breaks '{fatal[0]}', whose action is fail"
+                    if fatal
+                    else f"max_bad_fraction allows {allowed:.1%}"
+                )
+                first = "\n".join(
+                    f"  {found['file']}:{found['line']}: {found['rule']}: {found['reason']}"
+                    for found in validation.first_examples(split)
+                )
                 raise DataError(
-                    f"{len(checked.bad)} of {checked.total} {split} rows are bad ({fraction:.1%}, "
-                    f"max_bad_fraction allows {allowed:.1%}); nothing was trained. All of them: {kept}\n{first}"
+                    f"{outcome.bad:,} of {outcome.total:,} {split} rows are bad ({outcome.bad / outcome.total:.1%}); "
+                    f"{why}; nothing was trained. All of them, and a report: {self._keep(out)}\n{first}"
                 )
 
-    def _keep_quarantine(self, file: Path) -> Path:
-        """The stage's directory is thrown away on failure; the user needs the list."""
-        self.workspace.reports.mkdir(parents=True, exist_ok=True)
-        kept = self.workspace.reports / f"quarantine-{hash_file(file)[:8]}.jsonl"
-        kept.write_bytes(file.read_bytes())
+    def _keep(self, out: Path) -> Path:
+        """The stage's directory is thrown away on failure; the user needs the list and the page."""
+        kept = self.workspace.reports / "data"
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in (QUARANTINE, "report.json", "report.html"):
+            shutil.copyfile(out / name, kept / name)
         return kept
+
+
+def _parts(section: DataSection) -> list[Any]:
+    """Every class whose code decides the result."""
+    specs = [*section.readers().values(), *section.contract.all_rules().values()]
+    forms = [section.format] if section.format else []
+    parts = [part for spec in [*specs, *forms] for part in spec.parts()]
+    # a form that is detected may be any of them
+    detected = [] if section.format else [registry.get("format", name) for name in registry.names("format")]
+    return [_Validation, *dict.fromkeys([*parts, *detected])]
+
+
+def _of_model(model: Artifact | None) -> tuple[ModelFacts | None, Encoder | None]:
+    if model is None:
+        return None, None
+    tokenizer = load_tokenizer(model.path)
+    config = model.read_json("config.json")
+    context = config.get("max_position_embeddings") or config.get("n_positions") or tokenizer.model_max_length
+    return ModelFacts(tokenizer, int(context)), Encoder(tokenizer, turn_ends(tokenizer, model.path))
 
 
 def load_rows(dataset: Artifact, split: str = "eval") -> EvalRows:
     """The conversations of one split of a validated data set, with content digests as ids."""
-    lines = (dataset.path / f"{split}.messages.jsonl").read_text(encoding="utf-8").splitlines()
-    conversations = [json.loads(line) for line in lines]
-    return EvalRows(conversations, [row_digest(conversation)[:16] for conversation in conversations])
-
-
-def _report(outcome: Mapping[str, Checked]) -> dict[str, Any]:
-    rules: dict[str, int] = {}
-    for checked in outcome.values():
-        for bad in checked.bad:
-            rules[bad.rule] = rules.get(bad.rule, 0) + 1
-    return {
-        "rows": {split: len(checked.good) for split, checked in outcome.items()},
-        "quarantined": {split: len(checked.bad) for split, checked in outcome.items()},
-        "rules": rules,
-        "content": {split: hash_json(sorted(checked.digests))[:16] for split, checked in outcome.items()},
-    }
-
-
-def _common_system(shape: Format, outcome: Mapping[str, Checked]) -> str | None:
-    """The system message if all training rows share one: what a served model has to be asked with."""
-    first = [shape.messages(row.value)[0] for row in outcome["train"].good]
-    texts = {message["content"] if message["role"] == "system" else None for message in first}
-    return texts.pop() if len(texts) == 1 else None
-
-
-def _write_lines(path: Path, values: list[Any]) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        for value in values:
-            handle.write(json.dumps(value, ensure_ascii=False) + "\n")
+    found = list(rows(dataset, split))
+    return EvalRows([conversation(row) for row in found], [row_digest(row).hex()[:16] for row in found])

@@ -60,6 +60,7 @@ def write_evidence(
     write_json(out / "machine.json", vars(machine()))
     write_json(out / "data.json", {k: v for k, v in dataset.meta.items() if k != "system"})
     shutil.copyfile(dataset.path / "quarantine.jsonl", out / "quarantine.jsonl")
+    shutil.copyfile(dataset.path / "report.html", out / "data.html")
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
     with (out / "rows.jsonl").open("w", encoding="utf-8") as handle:
         for measurement in board.measurements:

@@ -12,6 +12,7 @@ from components.core.artifacts import hash_json
 from components.core.component import StrictConfig
 from components.core.events import (
     BenchmarkMeasured,
+    DataChanged,
     DataValidated,
     Event,
     EvidenceWritten,
@@ -82,6 +83,7 @@ class RunTracking:
             StageFinished: self._on_stage_finished,
             StageCached: self._on_stage_cached,
             DataValidated: self._on_data,
+            DataChanged: self._on_changed,
             StageSkipped: self._on_stage_skipped,
             EvidenceWritten: self._on_evidence,
         }
@@ -155,6 +157,9 @@ class RunTracking:
     def _on_data(self, event: DataValidated) -> None:
         for group, counts in (("rows", event.rows), ("quarantined", event.quarantined)):
             self._figures({f"data/{group}_{split}": n for split, n in counts.items()})
+
+    def _on_changed(self, event: DataChanged) -> None:
+        self.tracker.tag({"postmill.data.changed": "; ".join(event.files)[:2000]})
 
     def _on_evidence(self, event: EvidenceWritten) -> None:
         for file in sorted(Path(event.folder).iterdir()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
+from components.core.dataset import token_lengths
 from components.core.errors import TrainingError
 from components.core.events import EpochFinished, EventBus, TrainStep
+from components.trainers._packing import PIECES, PackCollator, PackedRows, check_packing, shuffled_passes, wants_flat
 
 
 @dataclass
@@ -28,19 +31,38 @@ class Meter:
 
 
 class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer on rows that are tokenised already (`input_ids`, `labels`)."""
+    """SFTTrainer on rows that are tokenised already (`input_ids`, `labels`), bucketed by length or packed."""
 
-    def __init__(self, *args: Any, bus: EventBus, **kwargs: Any) -> None:
+    train_dataset: Any
+
+    def __init__(self, *args: Any, bus: EventBus, packing: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = Meter()
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Progress(bus, self.meter, len(self.train_dataset)))
+        in_a_pass = rows_in_a_pass(len(self.train_dataset), self.args.train_batch_size)
+        if packing:
+            self._pack()
+            in_a_pass = len(self.train_dataset)
+        self.add_callback(_Progress(bus, self.meter, in_a_pass))
+
+    def _pack(self) -> None:
+        """Packs take the place of rows; a model that cannot keep the rows of a pack apart stops the run here."""
+        flat = wants_flat(self.model)
+        with self.accelerator.autocast() if flat else nullcontext():  # FlashAttention knows no fp32
+            check_packing(self.model, self.train_dataset[: sum(PIECES)]["input_ids"])
+        self.train_dataset = PackedRows(self.train_dataset, self.args.max_length, self.args.seed)
+        self.data_collator = PackCollator(self.processing_class.pad_token_id, flat)
+
+    def figures(self) -> dict[str, float]:
+        """What packing adds to the figures of a run."""
+        return self.train_dataset.figures() if isinstance(self.train_dataset, PackedRows) else {}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> list[int]:
         arguments = self.args
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
         count = arguments.max_steps * arguments.gradient_accumulation_steps * arguments.train_batch_size
-        return bucketed_order(lengths, arguments.train_batch_size, arguments.seed, count)
+        if isinstance(self.train_dataset, PackedRows):
+            return shuffled_passes(len(self.train_dataset), arguments.seed, count)
+        return bucketed_order(token_lengths(self.train_dataset), arguments.train_batch_size, arguments.seed, count)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -52,7 +74,8 @@ class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
             return trained_tokens_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        self.meter.tokens += int(inputs["attention_mask"].sum())
+        # packs bring their number of tokens; padded rows have a mask
+        self.meter.tokens += int(inputs.pop("tokens") if "tokens" in inputs else inputs["attention_mask"].sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
         # before the optimizer moves a weight: a NaN that is applied once is in every later checkpoint
         if not torch.isfinite(loss):
@@ -69,10 +92,10 @@ class GuardedSftTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Emits `TrainStep` for every optimizer step, and `EpochFinished` when all rows were seen once more."""
+    """Emits `TrainStep` for every optimizer step, and `EpochFinished` when all rows (or packs) were seen once more."""
 
-    def __init__(self, bus: EventBus, meter: Meter, rows: int) -> None:
-        self.bus, self.meter, self.rows, self.started = bus, meter, rows, time.perf_counter()
+    def __init__(self, bus: EventBus, meter: Meter, in_a_pass: int) -> None:
+        self.bus, self.meter, self.in_a_pass, self.started = bus, meter, in_a_pass, time.perf_counter()
         self.passes = 0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -96,7 +119,7 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
     def _tell_pass(self, args: Any, step: int) -> None:
         # not in `on_epoch_end`: the sampler lays out the whole run, which transformers takes for a single epoch
         seen = step * args.gradient_accumulation_steps * args.train_batch_size
-        passes = seen // rows_in_a_pass(self.rows, args.train_batch_size)
+        passes = seen // self.in_a_pass
         if passes > self.passes:
             self.passes = passes
             self.bus.emit(EpochFinished(epoch=float(passes), step=step))
@@ -143,7 +166,9 @@ def trained_tokens_loss(model: Any, inputs: Mapping[str, Any], num_items: Any) -
     network = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = getattr(network, network.base_model_prefix)
     # rows are padded on the right and attention is causal: no real token can see a pad, so no mask is needed
-    hidden = backbone(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+    # (packs bring position ids that restart at each row: transformers makes their block-diagonal mask of those)
+    places = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+    hidden = backbone(input_ids=inputs["input_ids"], use_cache=False, **places).last_hidden_state[:, :-1]
     labels = inputs["labels"][:, 1:]
     chosen = labels != -100
     logits = network.get_output_embeddings()(hidden[chosen]).float()

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from components.core.artifacts import Artifact, write_json
-from components.core.chat import encode_chat
 from components.core.component import StrictConfig
+from components.core.dataset import token_lengths, tokens
 from components.core.errors import ConfigError, TrainingError
 from components.core.events import CheckpointSaved
 from components.core.kinds import register, registry
@@ -27,6 +27,7 @@ from components.core.recipe import OfKind, Spec
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext, Trainer
 
+SHAPES = ("conversation", "text")
 SHORT = 512
 """Tokens up to which plain attention is used on a CPU; its memory grows with the square of the length."""
 
@@ -53,7 +54,7 @@ class SftTrainer(Trainer):
 
     class Config(StrictConfig):
         max_steps: PositiveInt = 60
-        batch_size: PositiveInt = Field(8, description="rows in one forward pass")
+        batch_size: PositiveInt = Field(8, description="rows (with packing: packs) in one forward pass")
         accumulate: PositiveInt = Field(1, description="forward passes in one optimizer step")
         learning_rate: PositiveFloat = 5e-4
         warmup_steps: int = Field(5, ge=0)
@@ -61,7 +62,10 @@ class SftTrainer(Trainer):
         optimizer: Annotated[Spec, OfKind("optimizer")] = Field(default_factory=_default_optimizer)
         weight_decay: float = Field(0.0, ge=0)
         max_grad_norm: PositiveFloat = 1.0
-        max_length: PositiveInt = Field(1024, description="tokens; longer rows stop the run")
+        max_length: PositiveInt = Field(1024, description="tokens of a row or pack; longer rows stop the run")
+        packing: bool = Field(
+            False, description="several rows in one sequence, each trained as if alone; a batch is batch_size packs"
+        )
         max_too_long_fraction: float = Field(0.0, ge=0, le=1, description="rows that may be left out for their length")
         dtype: Literal["auto", "float32", "bfloat16"] = "auto"
         lora: Lora | None = None
@@ -77,9 +81,10 @@ class SftTrainer(Trainer):
 
         set_seed(context.seed)
         tokenizer = load_tokenizer(model.path)
-        rows, left_out = self._encode(tokenizer, dataset)
+        rows, left_out = self._rows(tokenizer, dataset)
         network = load_causal_lm(model.path)
-        if max(len(row["input_ids"]) for row in rows) <= SHORT and network.device.type != "cuda":
+        longest = self.config.max_length if self.config.packing else max(token_lengths(rows))
+        if longest <= SHORT and network.device.type != "cuda":
             # on a CPU the fused attention's backward pass is slower than plain matrix products on short rows
             network.set_attn_implementation("eager")
         trainer = self._trainer(network, tokenizer, rows, out, context)
@@ -97,33 +102,33 @@ class SftTrainer(Trainer):
             "train_seconds": round(seconds, 1),
             "rows": len(rows),
             "rows_left_out": left_out,
+            **trainer.figures(),
             "dtype": self._dtype(),
         }
 
     def _dtype(self) -> str:
         return machine().dtype() if self.config.dtype == "auto" else self.config.dtype
 
-    def _encode(self, tokenizer: Any, dataset: Artifact) -> tuple[list[dict[str, list[int]]], int]:
-        """Token ids and labels of every row; fails closed on rows without loss and on too many long ones."""
-        rows, too_long, total = [], 0, 0
-        for line in (dataset.path / "train.messages.jsonl").open(encoding="utf-8"):
-            total += 1
-            encoded = encode_chat(tokenizer, json.loads(line))
-            if not any(encoded.mask):
-                raise TrainingError(f"training row {total} has no token to learn from: the chat template hides it")
-            if len(encoded.ids) > self.config.max_length:
-                too_long += 1
-                continue
-            rows.append({"input_ids": encoded.ids, "labels": encoded.labels()})
-        if not rows or too_long > self.config.max_too_long_fraction * total:
+    def _rows(self, tokenizer: Any, dataset: Artifact) -> tuple[Any, int]:
+        """Tokens of the training rows; fails closed on rows without loss and on too many long ones."""
+        if dataset.meta["shape"] not in SHAPES:
             raise TrainingError(
-                f"{too_long} of {total} training rows are longer than max_length={self.config.max_length} tokens; "
+                f"this trainer takes rows of shape {' or '.join(SHAPES)}, the data set holds {dataset.meta['shape']}"
+            )
+        rows = tokens(dataset, "train", tokenizer)
+        silent = [number for number, spans in enumerate(rows.with_format("arrow")["spans"]) if not len(spans)]
+        if silent:
+            raise TrainingError(f"training row {silent[0] + 1} has no token to learn from: the chat template hides it")
+        fitting = [number for number, length in enumerate(token_lengths(rows)) if length <= self.config.max_length]
+        too_long = len(rows) - len(fitting)
+        if not fitting or too_long > self.config.max_too_long_fraction * len(rows):
+            raise TrainingError(
+                f"{too_long} of {len(rows)} training rows are longer than max_length={self.config.max_length} tokens; "
                 "raise max_length, or allow leaving them out with max_too_long_fraction"
             )
-        return rows, too_long
+        return (rows.select(fitting) if too_long else rows), too_long
 
-    def _trainer(self, network: Any, tokenizer: Any, rows: list[Any], out: Path, context: StepContext) -> Any:
-        from datasets import Dataset
+    def _trainer(self, network: Any, tokenizer: Any, rows: Any, out: Path, context: StepContext) -> Any:
         from peft import LoraConfig
 
         from components.trainers._guarded import GuardedSftTrainer
@@ -140,11 +145,12 @@ class SftTrainer(Trainer):
             return GuardedSftTrainer(
                 model=network,
                 args=self._arguments(out, context.seed),
-                train_dataset=Dataset.from_list(rows),
+                train_dataset=rows,
                 processing_class=tokenizer,
                 peft_config=adapter,
                 optimizer_cls_and_kwargs=self.config.optimizer.build().rule(self.config.learning_rate),
                 bus=context.bus,
+                packing=self.config.packing,
             )
         except ValueError as error:
             if "target modules" not in str(error).lower():
@@ -175,6 +181,7 @@ class SftTrainer(Trainer):
             bf16=self._dtype() == "bfloat16",
             activation_checkpointing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,  # the columns of a row are made when it is asked for
             logging_steps=1,
             logging_nan_inf_filter=False,
             save_strategy="no",

@@ -1,40 +1,45 @@
-"""The chat format of OpenAI and ChatML: `{"messages": [{"role": "user", "content": "..."}, ...]}`.
+"""The chat format of OpenAI and ChatML, tool calls included.
 
-A conversation is an optional system message, then user and assistant in turn, ending with the assistant.
+{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}], "tools": [...]}
+
+`tools` is optional, and may be JSON text. The order of roles: see `_messages.py`. Try it:
+format: {type: messages, columns: {messages: conversation}}
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from components.core.chat import Message
-from components.core.component import StrictConfig
 from components.core.kinds import register
-from components.interfaces import Format
+from components.data.formats._columns import Columns, Mapped, holds
+from components.data.formats._forms import looks_like
+from components.data.formats._messages import ordered, read_messages, with_tools
+from components.interfaces import Row
 
 
 @register("format", "messages")
-class MessagesFormat(Format):
+class MessagesFormat(Mapped):
     """Conversations as lists of role and content."""
 
-    class Config(StrictConfig):
-        column: str = "messages"
+    class Config(Columns):
+        names = ("messages", "tools")
 
-    config: Config
+    shape = "conversation"
 
-    def problem(self, value: Any) -> str | None:
-        if not isinstance(value, dict) or not isinstance(value.get(self.config.column), list):
-            return f"expected an object with a list under '{self.config.column}'"
-        messages = value[self.config.column]
-        for position, message in enumerate(messages):
-            if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-                return f"message {position} needs text under 'role' and 'content'"
-        roles = [message["role"] for message in messages]
-        turns = roles[1:] if roles[:1] == ["system"] else roles
-        if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-            found = ", ".join(roles) or "none"
-            return f"roles must be [system,] user, assistant, ... and end with assistant, found {found}"
-        return None
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._messages, self._tools = self.at["messages"], self.at["tools"]
 
-    def messages(self, value: Any) -> list[Message]:
-        return [{"role": m["role"], "content": m["content"]} for m in value[self.config.column]]
+    @classmethod
+    def fits(cls, value: Any) -> bool:
+        return looks_like(value, "messages")
+
+    def convert(self, value: Any) -> Row:
+        side = read_messages(self.need(value, "messages"), self._messages)
+        row: Row = {"messages": ordered(side, self._messages)}
+        tools = value.get(self._tools)
+        return with_tools(row, tools, self._tools) if tools is not None else row
+
+    def restore(self, row: Row) -> Any:
+        holds(row, "messages", "tools")
+        return {self.at[name]: content for name, content in row.items()}

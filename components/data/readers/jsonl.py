@@ -1,49 +1,43 @@
-"""JSON Lines: one JSON object a line. Lines keep their bytes, so that what passes the contract is byte-identical.
+"""JSON Lines: one JSON value a line. Lines keep their bytes, so that what passes the contract is byte-identical.
 
 data: {train: {type: jsonl, path: data/triage/train.jsonl}}
+data: {train: {type: jsonl, path: "data/**/*.jsonl.gz", max_row_bytes: 5000000}}
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from components.core.component import StrictConfig
-from components.core.errors import DataError
+import orjson
+
 from components.core.kinds import register
-from components.interfaces import RawRow, Reader
+from components.data.readers._files import File, FileReader
+from components.data.readers._json import bad_json
+from components.data.readers._lines import Oversize, line_batches
+from components.data.readers._streams import TextConfig, text_of
+from components.interfaces import Framing, RawRow
 
 
 @register("reader", "jsonl")
-class JsonlReader(Reader):
-    """Rows of a JSON Lines file."""
+class JsonlReader(FileReader):
+    """Rows of JSON Lines files."""
 
-    class Config(StrictConfig):
-        path: Path
+    Config = TextConfig
+    suffixes = (".jsonl", ".ndjson", ".jsonlines")
 
-    config: Config
+    def read(self, file: File, last: bool) -> Iterator[RawRow]:
+        limit, name, number = self.config.max_row_bytes, file.name, 0
+        loads = orjson.loads  # the loop below runs once a row
+        for lines in line_batches(text_of(file, self.config).blocks, limit, last):
+            for raw in lines:
+                number += 1
+                try:
+                    value = loads(raw)  # type: ignore[arg-type]
+                except orjson.JSONDecodeError:
+                    if isinstance(raw, Oversize) or raw.strip():
+                        yield bad_json(number, raw, limit, name)
+                else:
+                    yield RawRow(number, raw, value, None, "parse", name)  # type: ignore[arg-type]
 
-    def files(self) -> Sequence[Path]:
-        path = self.config.path
-        if not path.is_file():
-            tracked = path.parts and Path(f"{path.parts[0]}.dvc").is_file()
-            remedy = f"; run: dvc pull {path.parts[0]}.dvc" if tracked else ""
-            raise DataError(f"data file '{path}' does not exist{remedy}")
-        return [path]
-
-    def rows(self) -> Iterator[RawRow]:
-        for path in self.files():
-            with path.open("rb") as handle:
-                for number, raw in enumerate(handle, start=1):
-                    if raw.strip():
-                        yield _parse(number, raw)
-
-
-def _parse(number: int, raw: bytes) -> RawRow:
-    try:
-        return RawRow(number, raw, json.loads(raw.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        return RawRow(number, raw, error=f"not UTF-8: byte {error.start}")
-    except (json.JSONDecodeError, RecursionError) as error:
-        return RawRow(number, raw, error=f"not JSON: {error}")
+    def framing(self) -> Framing:
+        return Framing(begin=text_of(self.files()[0], self.config).bom)

@@ -5,7 +5,6 @@ train: [{type: acme_freeze, layers: 1, max_steps: 20}]
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
@@ -16,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from components.core.artifacts import Artifact
 from components.core.chat import Encoded, encode_chat
 from components.core.component import StrictConfig
+from components.core.dataset import rows as dataset_rows
 from components.core.errors import TrainingError
 from components.core.events import MetricLogged, TrainStep
 from components.core.safeload import load_causal_lm, load_tokenizer
@@ -44,8 +44,7 @@ class FreezeTrainer(Trainer):
     def train(self, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> Mapping[str, Any]:
         tokenizer, network = load_tokenizer(model.path), load_causal_lm(model.path)
         share = self._freeze(network)
-        with (dataset.path / "train.messages.jsonl").open(encoding="utf-8") as lines:
-            rows = [encode_chat(tokenizer, json.loads(line)) for line in lines]
+        rows = [encode_chat(tokenizer, row["messages"]) for row in dataset_rows(dataset, "train")]
         losses = []
         for step, loss in enumerate(self._steps(network, rows, context.seed), start=1):
             losses.append(loss)

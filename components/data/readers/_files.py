@@ -1,0 +1,171 @@
+"""What every reader of files shares: the `path` key, finding the files behind it, their digests.
+
+`path` is a file, a directory, a glob (`data/**/*.jsonl`), an address (`s3://bucket/rows.jsonl`), or a list of these.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from components.core.errors import DataError, MissingExtraError
+from components.interfaces import RawRow, Reader, ReaderConfig
+
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+"""Endings of compressed files; they come after the ending of the kind."""
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text: what is written into a recipe."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+Address = Annotated[str, Field(min_length=1)]
+Addresses = Annotated[Address | Annotated[list[Address], Field(min_length=1)], BeforeValidator(_plain)]
+
+
+class FilesConfig(ReaderConfig):
+    """Keys of every reader of files."""
+
+    path: Addresses = Field(description="a file, directory, glob or address (s3://...), or a list of them")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: its name as the user knows it, and how its stored bytes are opened."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+class FileReader(Reader):
+    """A reader of a set of files. `suffixes` are those of its kind: what it takes from a directory."""
+
+    Config = FilesConfig
+    suffixes: ClassVar[tuple[str, ...]]
+
+    def files(self) -> list[File]:
+        """The files in the order of reading, each once; a DataError that says what was looked for."""
+        return find(self.config.path, self.suffixes)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return {file.name: digest(file) for file in self.files()}
+
+    def rows(self) -> Iterator[RawRow]:
+        files = self.files()
+        for file in files:
+            yield from self.read(file, file is files[-1])
+
+    @abstractmethod
+    def read(self, file: File, last: bool) -> Iterator[RawRow]:
+        """The rows of one file; `last`: no other follows it."""
+
+
+def find(path: str | Sequence[str], suffixes: tuple[str, ...] = ()) -> list[File]:
+    """The files behind a `path`; those of a directory by their ending, all of them if no suffixes are given."""
+    found: dict[str, File] = {}
+    for one in [path] if isinstance(path, str) else path:
+        found.update({file.name: file for file in (_remote if "://" in one else _local)(one, suffixes)})
+    return list(found.values())
+
+
+def digest(file: File) -> str:
+    """sha256 of a file's bytes as they are stored."""
+    try:
+        with file.open() as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise DataError(f"'{file.name}' cannot be read: {error.strerror or error}") from error
+
+
+def of_kind(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file name has one of the endings, compressed or not; hidden files have none."""
+    base = name.rsplit("/", 1)[-1].lower()
+    base = next((base.removesuffix(end) for end in PACKED if base.endswith(end)), base)
+    return not base.startswith((".", "_")) and (not suffixes or base.endswith(suffixes))
+
+
+def _local(path: str, suffixes: tuple[str, ...]) -> list[File]:
+    where = Path(path).expanduser()
+    if where.is_dir():
+        names = sorted(str(file) for file in where.iterdir() if file.is_file() and of_kind(file.name, suffixes))
+        if not names:
+            kinds = ", ".join(suffixes) or "any"
+            inner = f"{path.rstrip('/')}/**/*{suffixes[0] if suffixes else ''}"
+            raise DataError(
+                f"directory '{path}' holds no data file; looked for {kinds} (also compressed: {', '.join(PACKED)}) "
+                f"directly in it; for those in its subdirectories write '{inner}'{_dvc_hint(path)}"
+            )
+    elif where.exists():
+        names = [str(where)]
+    elif glob.has_magic(path):
+        names = sorted(name for name in glob.glob(str(where), recursive=True) if Path(name).is_file())
+        if not names:
+            raise DataError(f"no file matches '{path}' (looked from {Path.cwd()}){_dvc_hint(path)}")
+    else:
+        raise DataError(f"data file '{path}' does not exist (looked from {Path.cwd()}){_dvc_hint(path)}")
+    return [File(name, partial(_open_local, name)) for name in names]
+
+
+def _open_local(name: str) -> BinaryIO:
+    return open(name, "rb")
+
+
+def _dvc_hint(path: str) -> str:
+    """Files tracked by DVC are fetched by one command: X.dvc stands beside X, a file or a directory above it."""
+    where = Path(path)
+    tracked = next((p for p in (where, *where.parents) if p.name and Path(f"{p}.dvc").is_file()), None)
+    return f"; run: dvc pull {tracked}.dvc" if tracked else ""
+
+
+def _remote(address: str, suffixes: tuple[str, ...]) -> list[File]:
+    system = _file_system(address)
+    web = address.startswith(("http://", "https://"))  # there '?' begins the query, and directories are not listed
+    try:
+        if "*" in address or (not web and glob.has_magic(address)):
+            names = sorted(system.glob(address))
+        elif not web and system.isdir(address):
+            entries = system.ls(address, detail=True)
+            names = sorted(e["name"] for e in entries if e["type"] == "file" and of_kind(e["name"], suffixes))
+        else:
+            names = [address] if system.exists(address) else []
+    except Exception as error:  # every file system has a family of its own
+        raise _unreachable(address, error) from error
+    if not names:
+        raise DataError(f"nothing is found at '{address}'; looked for {', '.join(suffixes) or 'a file'}")
+    return [File(system.unstrip_protocol(name), partial(_open_remote, system, name)) for name in names]
+
+
+def _open_remote(system: Any, name: str) -> BinaryIO:
+    try:
+        return system.open(name, "rb")  # type: ignore[no-any-return]
+    except Exception as error:  # as above
+        raise _unreachable(system.unstrip_protocol(name), error) from error
+
+
+def _unreachable(address: str, error: Exception) -> DataError:
+    text = (str(error).splitlines() or [""])[0]
+    return DataError(f"'{address}' cannot be read ({type(error).__name__}: {text}); check the address and the access")
+
+
+def _file_system(address: str) -> Any:
+    import fsspec
+
+    protocol = address.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(address)[0]
+    except ImportError as error:
+        known = fsspec.registry.known_implementations.get(protocol, {}).get("err", str(error))
+        raise MissingExtraError(f"'{address}' cannot be opened: {known} (pip install NAME)") from error
+    except ValueError as error:
+        raise DataError(f"'{address}' cannot be opened: {error}; known to fsspec: s3, gs, https, hf, ...") from error

@@ -1,0 +1,241 @@
+"""One pass over the rows of a data set: parse, convert, check, tokenise, write. Memory does not grow with the rows.
+
+Held-out splits come first, so that a row which stands in two is taken out of training, never out of the measurement.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from components.core.encoding import EncodedRow, Encoder
+from components.core.errors import DataError
+from components.core.recipe import DataSection, Spec, default_spec
+from components.data.contract import Bad, Broken, Contract
+from components.data.formats._detect import detect, missing_columns
+from components.data.membership import membership
+from components.data.statistics import Statistics
+from components.data.writer import SplitWriter
+from components.interfaces import BadRow, Batch, Format, ModelFacts, RawRow, Reader, Row
+
+SPLITS = ("test", "eval", "train")
+QUARANTINE = "quarantine.jsonl"
+BATCH = 2048
+BATCH_BYTES = 8_000_000
+SAMPLE = 100
+"""Rows that a form is detected on."""
+EXAMPLES = 3
+
+
+@dataclass
+class Outcome:
+    """What became of one split."""
+
+    split: str
+    good: int = 0
+    bad: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+    statistics: Statistics = field(default_factory=Statistics)
+
+    @property
+    def total(self) -> int:
+        return self.good + self.bad
+
+
+@dataclass
+class Source:
+    """A reader and how the rows of each of its parts read."""
+
+    reader: Reader
+    formats: list[Format]
+    names: list[str]
+    """Registry names of the formats."""
+
+    @property
+    def shape(self) -> str:
+        return self.formats[0].shape
+
+
+def open_source(spec: Spec, default: Spec | None) -> Source:
+    """The reader of a split, with the forms of its rows declared or detected; a DataError if they do not fit."""
+    reader: Reader = spec.build()
+    names, formats = zip(*(_format(part, default) for part in reader.parts()), strict=True)
+    if len({form.shape for form in formats}) > 1:
+        raise DataError(f"a mixture needs rows of one shape, found {', '.join(form.shape for form in formats)}")
+    return Source(reader, list(formats), list(names))
+
+
+def _format(part: Reader, default: Spec | None) -> tuple[str, Format]:
+    values = [row.value for row in islice((row for row in part.rows() if row.error is None), SAMPLE)]
+    spec = part.config.format or default
+    if spec is None:
+        name = detect(values) if values else "messages"
+        spec = default_spec("format", name)
+    form: Format = spec.build()
+    absent = missing_columns(form, values) if values else []
+    if absent:
+        columns = sorted({str(key) for value in values if isinstance(value, Mapping) for key in value})
+        raise DataError(
+            f"{', '.join(part.fingerprint())}: the column map names {', '.join(map(repr, absent))}, "
+            f"which no row has; columns found: {', '.join(columns)}"
+        )
+    return spec.type, form
+
+
+class Validation:
+    """Checks the splits of a data section into `out`."""
+
+    def __init__(self, section: DataSection, out: Path, encoder: Encoder | None, model: ModelFacts | None) -> None:
+        self.section, self.out, self.encoder = section, out, encoder
+        scratch = out / ".scratch"
+        scratch.mkdir()
+        self.contract = Contract(section.contract.all_rules(), model, scratch)
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+        self._systems: set[str | None] = set()
+
+    def first_examples(self, split: str) -> list[dict[str, Any]]:
+        """A few of the split's bad rows, one of each rule first."""
+        found = [record for records in self.examples.values() for record in records if record["split"] == split]
+        return found[:5]
+
+    def common_system(self) -> str | None:
+        """The system message if all training rows share one: what a served model has to be asked with."""
+        return next(iter(self._systems)) if len(self._systems) == 1 else None
+
+    def run(self, sources: Mapping[str, Source]) -> dict[str, Outcome]:
+        """The outcome by split. `sources` by split; a split that is held out has none of its own."""
+        member = membership(self.section.split) if self.section.split else None
+        names = [name for name in SPLITS if name in sources or (member and _wanted(self.section, name))]
+        with (self.out / QUARANTINE).open("wb") as self._quarantine, _few_collections():
+            return {name: self._split(name, sources.get(name), sources["train"], member) for name in names}
+
+    def _split(self, name: str, own: Source | None, train: Source, member: Any) -> Outcome:
+        source = own or train
+        chosen = member if own is None or name == "train" else None
+        outcome = Outcome(name)
+        writer = SplitWriter(self.out, name, source.shape, source.reader, self.encoder is not None)
+        start = 0
+        for raws in _batches(source.reader.rows()):
+            batch = self._parse(name, start, raws, source, chosen, outcome)
+            start += len(batch.rows)
+            self._check(batch, writer, outcome)
+        writer.close()
+        self._finish(source.shape, writer, outcome)
+        return outcome
+
+    def _parse(
+        self, name: str, start: int, raws: Sequence[RawRow], source: Source, member: Any, outcome: Outcome
+    ) -> Batch:
+        """The rows that parse and belong to this split; the others go to quarantine (once, with the training rows)."""
+        kept: list[RawRow] = []
+        rows: list[Row] = []
+        counts_bad = member is None or name == "train"
+        for raw in raws:
+            try:
+                if raw.error is not None:
+                    raise BadRow(raw.error)
+                row = source.formats[raw.part].convert(raw.value)
+                if member is None or member(raw.value, row) == name:
+                    kept.append(raw)
+                    rows.append(row)
+            except BadRow as error:
+                if counts_bad:
+                    self._reject(outcome, Bad.of(raw, [(raw.rule if raw.error else "schema", str(error))]))
+        return Batch(name, start, kept, rows, source.shape)
+
+    def _check(self, batch: Batch, writer: SplitWriter, outcome: Outcome) -> None:
+        """Rules, tokens, rules on tokens; what is left is written."""
+        if not batch.rows:
+            return
+        broken = self.contract.check(batch)
+        chosen = [position for position in range(len(batch.rows)) if position not in broken]
+        encoded, facts = self._encode(batch, chosen, broken)
+        good = [i for i, position in enumerate(chosen) if position not in broken]
+        chosen, encoded = [chosen[i] for i in good], [encoded[i] for i in good if encoded]
+        for position in sorted(broken):
+            self._reject(outcome, Bad.of(batch.raws[position], broken[position]))
+        writer.write(batch, chosen, encoded)
+        if batch.split == "train" and len(self._systems) < 2:
+            self._systems |= {_system(batch.rows[i]) for i in chosen}
+        outcome.statistics.add(batch, chosen, {name: values[good] for name, values in facts.items()})
+        outcome.good += len(chosen)
+
+    def _encode(
+        self, batch: Batch, chosen: Sequence[int], broken: Broken
+    ) -> tuple[list[EncodedRow], Mapping[str, Any]]:
+        """Tokens of the chosen rows and the facts about them; what they break is added to `broken`."""
+        if self.encoder is None or not chosen:
+            return [], {}
+        encoded = self.encoder.encode([batch.rows[i] for i in chosen])
+        facts = self.encoder.facts(encoded)
+        tokenised = batch.some(chosen, facts)
+        for position, reasons in self.contract.check(tokenised).items():
+            broken[chosen[position]] = reasons
+        for position, row in zip(chosen, encoded, strict=True):
+            if row.error is not None:
+                broken[position] = [("template", row.error)]
+        return encoded, facts
+
+    def _finish(self, shape: str, writer: SplitWriter, outcome: Outcome) -> None:
+        """Take out what is known to be bad only now that every row was seen."""
+        broken = self.contract.finish(outcome.split, shape)
+        written = set(writer.seen)
+        broken = {position: reasons for position, reasons in broken.items() if position in written}
+        if not broken:
+            return
+        outcome.statistics.keep([position not in broken for position in writer.seen])
+        for position, file, line, raw in writer.remove(broken):
+            self._reject(outcome, Bad.of(RawRow(line, raw, file=file), broken[position]))
+        outcome.good -= len(broken)
+
+    def _reject(self, outcome: Outcome, bad: Bad) -> None:
+        outcome.bad += 1
+        outcome.rules[bad.rule] += 1
+        record = bad.record(outcome.split)
+        self._quarantine.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        shown = self.examples.setdefault(bad.rule, [])
+        if len(shown) < EXAMPLES:
+            shown.append(record)
+
+
+def _system(row: Row) -> str | None:
+    first = (row.get("messages") or row.get("prompt") or [{}])[0]
+    return first.get("content") if first.get("role") == "system" else None
+
+
+def _wanted(section: DataSection, split: str) -> bool:
+    """Whether rows of the training source go into this split."""
+    return split == "train" or bool(section.split and getattr(section.split, split))
+
+
+def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    """Rows in portions that fit into memory however long they are."""
+    batch: list[RawRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.raw)
+        if len(batch) == BATCH or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Loaded libraries hold a million objects that the collector would go through again and again: a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
