@@ -19,6 +19,7 @@ from components.core.chat import Message
 from components.core.component import Component, StrictConfig
 from components.core.events import EventBus
 from components.core.health import Health
+from components.core.recipe import Action as Action  # a part of what rules declare
 from components.core.recipe import OfKind, Spec
 from components.core.rows import normalised, prompt_text, row_digest, spoken
 
@@ -61,7 +62,8 @@ preference    {"prompt": [...], "chosen": [...], "rejected": [...]}
 unpaired      {"prompt": [...], "completion": [...], "label": true or false}
 prompt        {"prompt": [...], "tools": [...] if there are any}
 
-Every list but `tools` is of messages: {"role": ..., "content": ...}, and `tool_calls`, `name` where there are any.
+Every list but `tools` is of messages: {"role": ..., "content": ...}, with `tool_calls`, `name`, `tool_call_id` where there
+are any; the content of a message that only calls tools is null.
 """
 SHAPES = ("conversation", "text", "preference", "unpaired", "prompt")
 
@@ -72,7 +74,7 @@ class RawRow(NamedTuple):
     line: int
     """Line it begins on, from 1; its number where a file has no lines."""
     raw: bytes
-    """Its bytes, line end included; a line of JSON where the file is binary."""
+    """Its bytes, line end included; a line of JSON where the file is binary, UTF-8 where it has another encoding."""
     value: Any = None
     """What was parsed from them; None if they do not parse."""
     error: str | None = None
@@ -154,6 +156,10 @@ class Format(Component, ABC):
     def convert(self, value: Any) -> Row:
         """The row in its internal shape; BadRow with the reason if it is not of this form."""
 
+    def restore(self, row: Row) -> Any:
+        """The other way round, for `postmill data convert`; BadRow if the row cannot be written in this form."""
+        raise BadRow(f"{type(self).__name__} does not write rows")
+
 
 class Batch:
     """Some rows of one split that parsed, with what rules ask of them. Texts are columns, so that rules are fast."""
@@ -208,9 +214,6 @@ class Batch:
         return pl.DataFrame({**facts, **(self.tokens or {})})
 
 
-Action = Literal["ignore", "quarantine", "fail"]
-
-
 class RuleConfig(StrictConfig):
     """Keys of every rule. `action: ignore` switches it off, `fail` stops the run at the first row that breaks it."""
 
@@ -218,7 +221,7 @@ class RuleConfig(StrictConfig):
 
 
 class Rule(Component, ABC):
-    """One condition of the data contract. One instance sees a whole validation: test rows first, then eval, then train."""
+    """One condition of the data contract. One instance sees a whole validation: test rows, then eval, then train."""
 
     Config: ClassVar[type[StrictConfig]] = RuleConfig
     config: Any
@@ -232,10 +235,10 @@ class Rule(Component, ABC):
 
     @abstractmethod
     def check(self, batch: Batch) -> Mapping[int, str]:
-        """Rows that break it: position in the batch -> reason."""
+        """Rows that break it: position in the batch -> reason. Only batches of its `shapes` come here."""
 
     def finish(self, split: str) -> Mapping[int, str]:
-        """Rows found only once all of a split were seen: position in the split -> reason."""
+        """Rows found only once all of a split were seen: position in the split -> reason. Asked once a split."""
         return {}
 
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_config, cli_plugins
+from flows import cli_config, cli_data, cli_plugins
 from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console
+from flows.cli_data import AllowDirty, dirty
 
 app = typer.Typer(
     name="postmill",
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_config.app)
+app.add_typer(cli_data.app)
 app.add_typer(cli_plugins.app)
 
 
@@ -44,9 +46,9 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
 
 @app.command()
 @clear_errors
-def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
+def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, allow_dirty: AllowDirty = False) -> None:
     """Run a recipe: validate, train, optimize, benchmark, judge, register."""
-    started, screen = time.monotonic(), console()
+    started, screen, set_ = time.monotonic(), console(), dirty(set_, allow_dirty)
     from components.trackers.mlflow import preload
     from flows.display import Display
     from flows.environment import prepare
@@ -106,7 +108,9 @@ def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: floa
 
 @app.command()
 @clear_errors
-def check(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
+def check(
+    recipe: RecipePath, set_: Overrides = None, env: Environments = None, allow_dirty: AllowDirty = False
+) -> None:
     """Validate a recipe and its data without training; print plan, estimates and what the model will see.
 
     The base model is fetched into the store, where a run finds it.
@@ -116,6 +120,7 @@ def check(recipe: RecipePath, set_: Overrides = None, env: Environments = None) 
     from flows.session import notices, read, session
 
     be_quiet()
+    set_ = dirty(set_, allow_dirty)
     with session(set_, recipe=True) as application:
         _say(console(), notices())
         plan, _ = read(application, recipe, set_, env)

@@ -40,9 +40,9 @@ class Pipeline:
         """The base model."""
         return self._with("model", step(type, **config))
 
-    def data(self, *, train: Mapping[str, Any], eval: Mapping[str, Any], **rest: Any) -> Self:
-        """The rows; `rest` may hold `format` and `contract`."""
-        return self._with("data", {"train": dict(train), "eval": dict(eval), **rest})
+    def data(self, *, train: Mapping[str, Any], **rest: Any) -> Self:
+        """The rows; `rest` holds `eval` or `split`, and may hold `test`, `format` and `contract`."""
+        return self._with("data", {"train": dict(train), **rest})
 
     def train(self, type: str, /, **config: Any) -> Self:
         """One more training step."""

@@ -63,7 +63,8 @@ class Template:
 
     def render(self, messages: Sequence[Message], reply: bool = False, tools: Any = None) -> str:
         """The conversation as text; a DataError with the template's own words if it refuses it."""
-        return self._apply(messages, tools, add_generation_prompt=reply)
+        text: str = self._apply(messages, tools, add_generation_prompt=reply)
+        return text
 
     def spans(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, list[Span]]:
         """The conversation as text, and the characters of each assistant turn up to its end-of-turn token."""

@@ -1,7 +1,7 @@
 """Reading a validated data set: its rows in their internal shape, and their tokens, memory-mapped.
 
-    for row in rows(dataset, "train"): ...
-    tokens(dataset, "train", tokenizer)     # a datasets.Dataset with `input_ids` and `labels`
+for row in rows(dataset, "train"): ...
+tokens(dataset, "train", tokenizer)     # a datasets.Dataset with `input_ids` and `labels`
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ PAIR = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """The sequences of one row: one, or for a preference pair the chosen and the rejected one. Or why there are none."""
+    """The sequences of one row: one, or of a preference pair the chosen and the rejected one; or why there are none."""
 
     sequences: tuple[Encoded, ...]
     error: str | None = None
@@ -62,7 +62,9 @@ class Encoder:
                 spans.append(marks)
         encoded = iter(self._tokenised(texts, spans))
         return [
-            EncodedRow((), outcome) if isinstance(outcome, str) else EncodedRow(tuple(next(encoded) for _ in range(outcome)))
+            EncodedRow((), outcome)
+            if isinstance(outcome, str)
+            else EncodedRow(tuple(next(encoded) for _ in range(outcome)))
             for outcome in outcomes
         ]
 
@@ -149,7 +151,8 @@ def _span(encoded: Any, a: int, b: int) -> Span | None:
     if first is None or last is None:
         return None
     begins, ends = encoded.token_to_chars(first), encoded.token_to_chars(last)
-    return (first, last + 1) if begins[0] == a and ends == (ends[0], b) and ends[1] - ends[0] > 0 and _alone(encoded, last) else None
+    whole = begins[0] == a and ends[0] < ends[1] == b
+    return (first, last + 1) if whole and _alone(encoded, last) else None
 
 
 def _alone(encoded: Any, token: int) -> bool:

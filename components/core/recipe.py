@@ -33,6 +33,8 @@ from components.core.errors import ConfigError
 from components.core.kinds import registry
 from components.core.secret import refuse_secrets
 
+Action = Literal["ignore", "quarantine", "fail"]
+"""What happens to a row that breaks a rule."""
 RESERVED_SUBJECTS = ("base", "trained")
 SWITCHES = ("required", "enabled")
 """Keys beside `type` that the steps of a recipe take."""
@@ -74,7 +76,7 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
 
 
 def _dump(spec: Spec | None) -> dict[str, Any] | None:
-    return spec and spec.dump()
+    return None if spec is None else spec.dump()
 
 
 def _inner(value: Any) -> Iterable[Spec]:
@@ -139,7 +141,7 @@ Chain = Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1), Be
 
 
 def _rules(value: Any) -> Any:
-    """`{too_long: {max_chars: 9}, near_duplicate: fail}` -> the same with the type of each rule, its name by default."""
+    """`{too_long: {max_chars: 9}, overlap: fail}` -> the same with the type of each rule, its name by default."""
     if not isinstance(value, dict):
         return value
     full = {name: {"action": rule} if isinstance(rule, str) else rule for name, rule in value.items()}
@@ -166,7 +168,7 @@ class Contract(StrictConfig):
 
 
 class Split(StrictConfig):
-    """Rows held out of `train` by a seeded hash of what the user says: a row stays where it is when others are added."""
+    """Rows held out of `train` by a seeded hash of what the user says: a row stays when others are added."""
 
     eval: float = Field(0.1, gt=0, lt=1, description="fraction of the rows")
     test: float = Field(0.0, ge=0, lt=1, description="fraction of the rows")

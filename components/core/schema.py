@@ -6,10 +6,10 @@ postmill config schema > postmill.schema.json
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from components.core.kinds import registry
-from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, recipe_model
+from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, Action, recipe_model
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 LAYER = ".layer"
@@ -30,6 +30,7 @@ def recipe_schema() -> dict[str, Any]:
     variants = recipe["properties"]["optimize"]
     others = [{"enum": _sound("preset")}, {"type": "null", "description": "no such variant"}]
     variants["additionalProperties"] = {"anyOf": [variants["additionalProperties"], *others]}
+    definitions["Contract"]["properties"]["rules"] = _rules(definitions)
     definitions["recipe"] = recipe
     definitions |= {f"{name}{LAYER}": _layer(definition) for name, definition in definitions.items()}
     return {
@@ -75,6 +76,18 @@ def _sound(kind: str) -> list[str]:
 
 def _any_of(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [_component(kind, name, definitions) for name in _sound(kind)] or [False]}
+
+
+def _rules(definitions: dict[str, Any]) -> dict[str, Any]:
+    """The rules of the data contract by name: an action alone, or the rule's keys; `type` where the name is free."""
+    short = {"enum": list(get_args(Action)), "description": "what to do with a row that breaks it"}
+    named = {name: {"anyOf": [short, _without_type(_component("rule", name, definitions))]} for name in _sound("rule")}
+    definitions["rule"] = _any_of("rule", definitions)
+    return {"type": "object", "properties": named, "additionalProperties": {"$ref": "#/$defs/rule"}}
+
+
+def _without_type(component: dict[str, Any]) -> dict[str, Any]:
+    return component | {"required": [name for name in component["required"] if name != "type"]}
 
 
 def _component(kind: str, name: str, definitions: dict[str, Any]) -> dict[str, Any]:

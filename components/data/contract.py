@@ -57,8 +57,8 @@ class Contract:
         """What the rows of a batch break, before they are tokenised (or after, once `batch.tokens` is there)."""
         rules = self._for(batch.shape, on_tokens=batch.tokens is not None)
         broken: Broken = defaultdict(list)
-        for position, rule, reason in self._columns(rules, batch):
-            broken[position].append((rule, reason))
+        for position, name, reason in self._columns(rules, batch):
+            broken[position].append((name, reason))
         for name, rule in rules.items():
             if not isinstance(rule, ColumnRule):
                 for position, reason in rule.check(batch).items():
@@ -74,20 +74,25 @@ class Contract:
                     broken[position].append((name, reason))
         return broken
 
+    def close(self) -> None:
+        """Let the rules give back what they hold."""
+        for rule in self.rules.values():
+            rule.close()
+
     def fatal(self, rule: str) -> bool:
         """Whether one broken row of this rule stops the run."""
         return rule in self.rules and self.rules[rule].config.action == "fail"
 
     def _for(self, shape: str, on_tokens: bool) -> dict[str, Rule]:
-        return {
-            name: rule for name, rule in self.rules.items() if shape in rule.shapes and rule.on_tokens == on_tokens
-        }
+        return {name: rule for name, rule in self.rules.items() if shape in rule.shapes and rule.on_tokens == on_tokens}
 
     def _columns(self, rules: Mapping[str, Rule], batch: Batch) -> list[tuple[int, str, str]]:
         """(position in the batch, rule, reason) of what the column rules find."""
         found: list[tuple[int, str, str]] = []
         for content in (True, False):
-            chosen = {n: r for n, r in rules.items() if isinstance(r, ColumnRule) and (r.column == "content") == content}
+            chosen = {
+                n: r for n, r in rules.items() if isinstance(r, ColumnRule) and (r.column == "content") == content
+            }
             if chosen:
                 table = batch.messages if content else batch.table
                 for name, index in self._failures(chosen, table):

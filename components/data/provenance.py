@@ -16,11 +16,13 @@ from components.core.recipe import DataSection
 
 Files = Mapping[str, Mapping[str, str]]
 """Split -> path or address -> sha256."""
-HELD_OUT = re.compile(r"(?:^|[-_./:])(test|eval|valid|validation|dev|heldout|holdout)(?:[-_.:/]|\d*\.|$)", re.IGNORECASE)
+HELD_OUT = re.compile(
+    r"(?:^|[-_./:])(test|eval|valid|validation|dev|heldout|holdout)(?:[-_.:/]|\d*\.|$)", re.IGNORECASE
+)
 
 
 def check_splits(section: DataSection, files: Files) -> None:
-    """Refuse a file that is named in two splits, and held-out files that came into training with a folder or pattern."""
+    """Refuse a file that is named in two splits, and held-out files that a folder or pattern took into training."""
     place: dict[str, tuple[str, str]] = {}
     for split, found in files.items():
         for path, digest in found.items():
@@ -70,15 +72,18 @@ def _changes(lock: Path, files: Files) -> list[str]:
         for name, digest in present.items()
         if name in locked and locked[name] != digest
     ]
-    changed += [f"{name}: not in the lock, found {digest[:16]}" for name, digest in present.items() if name not in locked]
-    return changed + [f"{name}: locked {digest[:16]}, not read any more" for name, digest in locked.items() if name not in present]
+    changed += [
+        f"{name}: not in the lock, found {digest[:16]}" for name, digest in present.items() if name not in locked
+    ]
+    return changed + [
+        f"{name}: locked {digest[:16]}, not read any more" for name, digest in locked.items() if name not in present
+    ]
 
 
 def _read(lock: Path) -> dict[str, str]:
     try:
-        found = json.loads(lock.read_text(encoding="utf-8"))["files"]
+        return dict(json.loads(lock.read_text(encoding="utf-8"))["files"])
     except FileNotFoundError as error:
         raise DataError(f"the lock '{lock}' does not exist; write it with: postmill data lock RECIPE") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the lock '{lock}' is damaged: {error}; write it again: postmill data lock RECIPE") from error
-    return dict(found)

@@ -85,4 +85,8 @@ ALWAYS = {
 def _cost(model: Artifact, train: Outcome) -> dict[str, Any]:
     """What one pass over the training rows costs: 6 operations a weight and token (Kaplan et al. 2020, section 2.1)."""
     tokens, weights = sum(train.statistics.values["tokens"]), model.meta.get("parameters")
-    return {"weights": weights, "tokens_per_epoch": tokens, "flops_per_epoch": 6 * weights * tokens if weights else None}
+    return {
+        "weights": weights,
+        "tokens_per_epoch": tokens,
+        "flops_per_epoch": 6 * weights * tokens if weights else None,
+    }

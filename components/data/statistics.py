@@ -20,15 +20,17 @@ class Statistics:
     def __init__(self) -> None:
         self.values = {name: array("i") for name in FIGURES}
 
-    def add(self, batch: Batch, chosen: Sequence[int], facts: Mapping[str, Any] | None) -> None:
-        """Count the rows at these positions; `facts` (numpy, by row of the batch) are there once tokenised."""
+    def add(self, batch: Batch, chosen: Sequence[int], facts: Mapping[str, Any]) -> None:
+        """Count the rows at these positions; `facts` (numpy, one value a chosen row) are there once tokenised."""
         import polars as pl
 
         lengths = batch.messages.group_by("row").agg(pl.len(), pl.col("content").str.len_chars().sum())
-        rows = pl.DataFrame({"row": chosen}, schema={"row": pl.Int32}).join(lengths, on="row", how="left", maintain_order="left")
+        rows = pl.DataFrame({"row": chosen}, schema={"row": pl.Int32}).join(
+            lengths, on="row", how="left", maintain_order="left"
+        )
         self.values["messages"].extend(rows["len"].fill_null(0).to_list())
         self.values["characters"].extend(rows["content"].fill_null(0).to_list())
-        for name in FIGURES[2:] if facts is not None else ():
+        for name in FIGURES[2:] if facts else ():
             self.values[name].extend(facts[name][list(chosen)].tolist())
 
     def keep(self, kept: Sequence[bool]) -> None:
@@ -51,7 +53,7 @@ class Statistics:
 
 
 def spread(values: array[int]) -> dict[str, Any]:
-    """Quantiles and a histogram; the last bar takes the longest percent, so that one long row does not hide the rest."""
+    """Quantiles and a histogram; its last bar takes the longest percent, so one long row does not hide the rest."""
     import numpy as np
 
     if not values:

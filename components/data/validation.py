@@ -44,6 +44,8 @@ class Outcome:
     bad: int = 0
     rules: Counter[str] = field(default_factory=Counter)
     statistics: Statistics = field(default_factory=Statistics)
+    files: list[str] = field(default_factory=list)
+    """What `file` in the split's index counts in."""
 
     @property
     def total(self) -> int:
@@ -115,7 +117,10 @@ class Validation:
         member = membership(self.section.split) if self.section.split else None
         names = [name for name in SPLITS if name in sources or (member and _wanted(self.section, name))]
         with (self.out / QUARANTINE).open("wb") as self._quarantine, _few_collections():
-            return {name: self._split(name, sources.get(name), sources["train"], member) for name in names}
+            try:
+                return {name: self._split(name, sources.get(name), sources["train"], member) for name in names}
+            finally:
+                self.contract.close()
 
     def _split(self, name: str, own: Source | None, train: Source, member: Any) -> Outcome:
         source = own or train
@@ -128,6 +133,7 @@ class Validation:
             start += len(batch.rows)
             self._check(batch, writer, outcome)
         writer.close()
+        outcome.files = list(writer.files)
         self._finish(source.shape, writer, outcome)
         return outcome
 
@@ -232,7 +238,7 @@ def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Loaded libraries hold a million objects that the collector would go through again and again: a fifth of the time."""
+    """Loaded libraries hold a million objects, which the collector would go through again and again."""
     gc.collect()
     gc.freeze()
     try:

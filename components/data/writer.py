@@ -162,17 +162,21 @@ class SplitWriter:
     def _filter_index(self, keep: Sequence[bool]) -> list[tuple[int, int]]:
         """Rewrite the index; gives (file, line) of what was taken out."""
         import pyarrow as pa
+        import pyarrow.compute  # `pa.compute` is there only once imported
 
         path, start = self.path("arrow"), 0
         removed: list[tuple[int, int]] = []
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as old:
-            with pa.ipc.new_stream(str(path.with_suffix(".new")), old.schema) as new:
-                for batch in old:
-                    mask = pa.array(keep[start : start + len(batch)])
-                    start += len(batch)
-                    new.write_batch(batch.filter(mask))
-                    out = batch.filter(pa.compute.invert(mask))
-                    removed += zip(out["file"].to_pylist(), out["line"].to_pylist(), strict=True)
+        with (
+            pa.memory_map(str(path)) as source,
+            pa.ipc.open_stream(source) as old,
+            pa.ipc.new_stream(str(path.with_suffix(".new")), old.schema) as new,
+        ):
+            for batch in old:
+                mask = pa.array(keep[start : start + len(batch)])
+                start += len(batch)
+                new.write_batch(batch.filter(mask))
+                out = batch.filter(pa.compute.invert(mask))
+                removed += zip(out["file"].to_pylist(), out["line"].to_pylist(), strict=True)
         path.with_suffix(".new").replace(path)
         return removed
 

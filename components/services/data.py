@@ -24,7 +24,7 @@ from components.core.safeload import load_tokenizer
 from components.data.provenance import check_lock, check_splits
 from components.data.report import build_report, write_page
 from components.data.validation import QUARANTINE, Outcome, Validation, open_source
-from components.interfaces import EvalRows, ModelFacts, Reader
+from components.interfaces import EvalRows, ModelFacts
 from components.services.workspace import Workspace
 
 
@@ -53,8 +53,9 @@ class DataService:
         if changed:
             self.workspace.bus.emit(DataChanged(files=changed))
         config = {
-            "files": files,
-            "section": section.model_dump(mode="json", exclude={"lock", "allow_dirty", "contract"}),
+            # the same rows elsewhere are the same data set
+            "files": {split: list(found.values()) for split, found in files.items()},
+            "section": _without_paths(section.model_dump(mode="json", exclude={"lock", "allow_dirty", "contract"})),
             "max_bad_fraction": section.contract.max_bad_fraction,
             "rules": {name: spec.identity() for name, spec in section.contract.all_rules().items()},
             "tokenizer": tokenizer_files(model.path) if model else None,
@@ -87,6 +88,7 @@ class DataService:
             "tokenizer": tokenizer_digest(facts.tokenizer) if facts else None,
             "template": report["template"],
             "files": files,
+            "sources": {split: outcome.files for split, outcome in outcomes.items()},
         }
 
     def _refuse_if_bad(
@@ -129,6 +131,12 @@ def _parts(section: DataSection) -> list[Any]:
     # a form that is detected may be any of them
     detected = [] if section.format else [registry.get("format", name) for name in registry.names("format")]
     return [_Validation, *dict.fromkeys([*parts, *detected])]
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items() if key != "path"}
+    return [_without_paths(item) for item in value] if isinstance(value, list) else value
 
 
 def _of_model(model: Artifact | None) -> tuple[ModelFacts | None, Encoder | None]:

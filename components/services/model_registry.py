@@ -57,6 +57,16 @@ class RegisteredModel:
         )
 
 
+@dataclass(frozen=True)
+class VersionEntry:
+    """A version as the registry lists it; its files are not looked at."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+
+
 @service("registry")
 class ModelRegistryService:
     """The MLflow model registry, with the rules of Postmill on top."""
@@ -129,6 +139,27 @@ class ModelRegistryService:
                 f"(digest {entry.tags['postmill.digest'][:12]}); register the model again"
             )
         return RegisteredModel(entry.name, str(entry.version), path, dict(entry.tags))
+
+    def versions(self, tag: str, value: str) -> list[VersionEntry]:
+        """Versions of all models with this tag; none where there is no database yet, which asking does not make."""
+        if (
+            self.uri.startswith("sqlite:///")
+            and not Path(self.uri.removeprefix("sqlite:///").partition("?")[0]).exists()
+        ):
+            return []
+        with refusals(self.uri):
+            found = self.client.search_model_versions(f"tags.`{tag}` = '{value}'")
+            # a version that is found this way does not know its aliases
+            aliases = {entry.name: self.client.get_registered_model(entry.name).aliases for entry in found}
+        return [
+            VersionEntry(
+                entry.name,
+                str(entry.version),
+                tuple(sorted(a for a, version in aliases[entry.name].items() if str(version) == str(entry.version))),
+                dict(entry.tags),
+            )
+            for entry in sorted(found, key=lambda entry: (entry.name, int(entry.version)))
+        ]
 
     def _point(self, name: str, alias: str, version: str) -> str:
         """Point `alias` at a version; returns the version it pointed at before, empty if the alias is new."""

@@ -9,6 +9,8 @@ block-diagonal mask of them for `eager`, `sdpa` and `flex_attention` (one pack a
 kernels for rows of any length take them as row boundaries (all packs of a batch in one flat row). What a model makes
 of them cannot be seen from outside: `check_packing` measures it before the first step, and refuses layers that carry
 state (Mamba, linear attention), models that ignore position ids, and attention without a mask.
+On a CPU packing gains nothing over batches of rows of similar length, which hardly pad (SmolLM2-135M, rows of
+72 to 179 tokens: between as fast and a fifth slower per trained token). It is meant for GPUs and uneven rows.
 Imports torch, so it is imported only when training starts.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 
 import torch
 
+from components.core.dataset import token_lengths
 from components.core.errors import TrainingError
 
 PIECES = (24, 40, 32)
@@ -85,7 +88,7 @@ class PackedRows(torch.utils.data.Dataset):  # type: ignore[misc]
     """Tokenised rows seen as packs; a pack is put together when it is asked for."""
 
     def __init__(self, rows: Any, capacity: int, seed: int) -> None:
-        lengths = [len(ids) for ids in rows["input_ids"]]
+        lengths = token_lengths(rows)
         self.rows, self.packs = rows, best_fit(lengths, capacity, seed)
         self.tokens, self.places = sum(lengths), len(self.packs) * capacity
 

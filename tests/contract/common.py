@@ -10,11 +10,15 @@ from pydantic import ValidationError
 from components.core.component import StrictConfig
 from components.core.kinds import registry
 
-NEEDED: dict[str, dict[str, Any]] = {
-    "pretrained": {"name": "somewhere"},
-    "jsonl": {"path": "rows.jsonl"},
+NEEDED: dict[str, dict[str, dict[str, Any]]] = {
+    "model": {"pretrained": {"name": "somewhere"}},
+    "reader": {
+        **dict.fromkeys(("auto", "jsonl", "json", "csv", "parquet", "arrow", "text"), {"path": "rows"}),
+        "hub": {"name": "somewhere"},
+        "mix": {"sources": [{"reader": {"type": "jsonl", "path": "rows.jsonl"}}]},
+    },
 }
-"""Keys without a default, by component."""
+"""Keys without a default, by kind and component."""
 
 
 def named(kind: str) -> Any:
@@ -24,7 +28,7 @@ def named(kind: str) -> Any:
 
 def config_of(kind: str, name: str) -> Any:
     """The component's smallest valid configuration."""
-    return registry.get(kind, name).Config(**NEEDED.get(name, {}))
+    return registry.get(kind, name).Config(**NEEDED.get(kind, {}).get(name, {}))
 
 
 def check_component(kind: str, name: str) -> None:

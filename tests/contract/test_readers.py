@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,9 @@ from components.core.errors import DataError
 from components.core.kinds import registry
 from components.data.readers.auto import reader_for
 from components.interfaces import Reader
-from tests.contract import common
 from tests.contract.common import check_component, named
 
-SPOKEN = [{"prompt": f"Wo ist Paket {n}?", "completion": f"Äh, \"dort\", {n}\nKilometer"} for n in range(1, 6)]
-
-common.NEEDED.update(
-    dict.fromkeys(("auto", "jsonl", "json", "csv", "parquet", "arrow", "text"), {"path": "rows"})
-    | {"hub": {"name": "somewhere"}, "mix": {"sources": [{"reader": {"type": "jsonl", "path": "rows.jsonl"}}]}}
-)
-
+SPOKEN = [{"prompt": f"Wo ist Paket {n}?", "completion": f'Äh, "dort", {n}\nKilometer'} for n in range(1, 6)]
 
 def jsonl(folder: Path) -> dict[str, Any]:
     lines = [json.dumps(row, ensure_ascii=False) for row in SPOKEN]
@@ -124,7 +118,7 @@ def test_rows_have_lines_and_bytes(name: str, tmp_path: Path) -> None:
 
 @named("reader")
 def test_written_again(name: str, tmp_path: Path) -> None:
-    """Good rows written with their reader's framing read back to the same values; text files to the same bytes (B22)."""
+    """Rows written with their reader's framing read back to the same values; text files to the same bytes (B22)."""
     reader, keys = made(name, tmp_path)
     rows = list(reader.rows())
     for number, part in enumerate(reader.parts()):
@@ -180,12 +174,10 @@ def test_fingerprint_follows_the_bytes(name: str, tmp_path: Path) -> None:
 def test_too_big(name: str, tmp_path: Path) -> None:
     """A row above max_row_bytes is not read: its beginning stays, with its size and the limit (B22)."""
     _, keys = made(name, tmp_path)
+    small = {"max_row_bytes": 22}  # the header of the CSV fits
     if name == "mix":
-        for source in keys["sources"]:
-            source["reader"]["max_row_bytes"] = 10
-        limits = {}
-    else:
-        limits = {"max_row_bytes": 10} if name != "csv" else {"max_row_bytes": 22}
-    rows = list(registry.create("reader", name, **keys, **limits).rows()) if name != "mix" else []
-    assert all(row.rule == "too_big" and row.value is None and len(row.raw) <= 2000 for row in rows)
-    assert all("max_row_bytes allows" in (row.error or "") for row in rows)
+        keys["sources"] = [{**source, "reader": source["reader"] | small} for source in keys["sources"]]
+    rows = list(registry.create("reader", name, **keys, **small).rows())
+    assert rows
+    assert {(row.rule, row.value) for row in rows} == {("too_big", None)}
+    assert all(re.match(r"\d+ bytes, max_row_bytes allows 22", row.error or "") for row in rows)

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from datasets import Dataset
 
 from components.core.artifacts import hash_directory, hash_json
-from components.core.errors import ConfigError, TrainingError
+from components.core.errors import ArtifactError, ConfigError, TrainingError
 from components.core.events import EventBus
 from components.core.kinds import registry
 from components.core.safeload import check_model_directory, load_adapter, load_causal_lm
@@ -107,21 +109,36 @@ def test_target_modules(lab: Any, tmp_path: Path, modules: Any) -> None:
     assert {"q_proj", "v_proj"} <= layers
 
 
-def dataset_of(lab: Any, tmp_path: Path, text: str) -> Any:
-    """A copy of the data set with other conversations."""
-    folder = tmp_path / "dataset"
-    shutil.copytree(lab.dataset.path, folder)
-    (folder / "train.messages.jsonl").write_text(text, encoding="utf-8")
-    return lab.dataset.model_copy(update={"path": folder})
-
-
 def test_row_without_loss(lab: Any, tmp_path: Path) -> None:
-    """A row on which nothing would be learnt stops the run, with its number."""
-    good = (lab.dataset.path / "train.messages.jsonl").read_text().splitlines()[0]
-    dataset = dataset_of(lab, tmp_path, good + '\n[{"role": "user", "content": "hello"}]\n')
+    """A row on which nothing would be learnt stops the run, with its number, though the data stage let it pass."""
+    dataset = lab.dataset.model_copy(update={"path": tmp_path / "dataset"})
+    shutil.copytree(lab.dataset.path, dataset.path)
+    index = Dataset.from_file(str(dataset.path / "train.arrow")).to_list()
+    index[1]["spans"] = []
+    table = pa.Table.from_pylist(index)
+    with pa.ipc.new_stream(str(dataset.path / "train.arrow"), table.schema) as stream:
+        stream.write_table(table)
     trainer = registry.create("trainer", "sft", **SMALL)
     with pytest.raises(TrainingError, match="training row 2 has no token to learn from"):
         trainer.train(lab.base, dataset, tmp_path, StepContext(17, EventBus()))
+
+
+def test_rows_of_another_tokenizer(lab: Any, tmp_path: Path) -> None:
+    """Tokens made with another tokenizer or chat template are refused, not trained on (training.md 1.5)."""
+    other = lab.dataset.model_copy(update={"meta": {**lab.dataset.meta, "tokenizer": "0" * 64}})
+    none = lab.dataset.model_copy(update={"meta": {**lab.dataset.meta, "tokenizer": None}})
+    trainer = registry.create("trainer", "sft", **SMALL)
+    with pytest.raises(ArtifactError, match="tokenised with another tokenizer or chat template"):
+        trainer.train(lab.base, other, tmp_path, StepContext(17, EventBus()))
+    with pytest.raises(ArtifactError, match="holds no tokens"):
+        trainer.train(lab.base, none, tmp_path, StepContext(17, EventBus()))
+
+
+def test_rows_of_another_shape(lab: Any, tmp_path: Path) -> None:
+    """A trainer says which shapes of row it takes."""
+    pairs = lab.dataset.model_copy(update={"meta": {**lab.dataset.meta, "shape": "preference"}})
+    with pytest.raises(TrainingError, match="takes rows of shape conversation or text, the data set holds preference"):
+        registry.create("trainer", "sft", **SMALL).train(lab.base, pairs, tmp_path, StepContext(17, EventBus()))
 
 
 def test_too_long_rows(lab: Any, tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ from components.services.model import ModelService
 from components.services.training import TrainingService
 from components.services.workspace import Workspace
 recipe, workspace = parse_recipe(plain["recipe"]), Workspace(Path(plain["root"]), bus)
-dataset, base = DataService(workspace).validate(recipe.data), ModelService(workspace).fetch(recipe.model)
+base = ModelService(workspace).fetch(recipe.model)
+dataset = DataService(workspace).validate(recipe.data, base)
 trained = TrainingService(workspace).train(recipe.train, base, dataset, recipe.seed)
 before, after = (load_causal_lm(artifact.path).state_dict() for artifact in (base, trained))
 out["moved"] = [name for name in before if not torch.equal(before[name], after[name])]

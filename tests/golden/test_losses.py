@@ -36,7 +36,8 @@ def losses(root: Path, mode: str) -> list[float]:
     if mode == "full":
         plain["optimize"] = {"fp32": [{"type": "onnx", "precision": "fp32"}]}
     plan, workspace = parse_recipe(plain), Workspace(root)
-    dataset, base = DataService(workspace).validate(plan.data), ModelService(workspace).fetch(plan.model)
+    base = ModelService(workspace).fetch(plan.model)
+    dataset = DataService(workspace).validate(plan.data, base)
     (root / mode).mkdir()
     facts = plan.train[0].build().train(base, dataset, root / mode, StepContext(plan.seed, EventBus()))
     found: list[float] = facts["losses"]

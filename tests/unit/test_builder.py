@@ -352,7 +352,7 @@ class Dice:
             "name": self.random.choice(["a", "x.y-z_0", "n" * 100, "null", "12", "1.5"]),
             "seed": self.random.randrange(2**31),
             "model": self.component("model"),
-            "data": self.value(self.definitions["DataSection"]),
+            "data": self._data(),
             "train": steps,
             "optimize": {f"v{i}": self._chain(adapter) for i in range(self.random.randrange(1, 4))},
             "benchmark": benchmarks,
@@ -360,6 +360,13 @@ class Dice:
             "register": self.value(self.definitions["RegisterSection"]) if gates and roll() < 0.8 else None,
             "services": self.random.choice([{}, {"a": "b"}, {"a": {"type": "b", "c": [1, {"d": None}]}}]),
         }
+
+    def _data(self) -> Plain:
+        held_out = {"eval": self.component("reader")} if self.random.random() < 0.5 else {"split": {"eval": 0.25}}
+        form = {"format": self.component("format")} if self.random.random() < 0.5 else {}
+        rules = {body["type"]: body for body in [self.component("rule") for _ in range(self.random.randrange(3))]}
+        contract = {"max_bad_fraction": self.random.random(), "rules": rules}
+        return {"train": self.component("reader"), **held_out, **form, "contract": contract}
 
     def _gate(self, metrics: list[str]) -> Plain:
         limits = {metric: self.random.uniform(0, 10) for metric in metrics if self.random.random() < 0.5}

@@ -72,7 +72,7 @@ def test_check_shows_everything(tmp_path: Path, tiny_model: Path, monkeypatch: p
     path = tiny.write_recipe(tmp_path / "r.yaml", tiny.recipe(tmp_path, tiny_model))
     code, out, err = invoke("check", path, "--set", "train.0.max_steps=7")
     assert (code, err) == (0, "")
-    for part in ("max_steps: 7", "accumulate: 1", "merge_adapter -> onnx(int4)", "eval: 6 rows good, 0 bad"):
+    for part in ("max_steps: 7", "accumulate: 1", "merge_adapter -> onnx(int4)", "eval  │ 6    │ 0"):
         assert part in out
     assert "register  the smallest accepted variant as tiny@staging" in out
     assert "<|im_start|>assistant" in out
@@ -87,8 +87,8 @@ def test_check_reports_bad_rows(tmp_path: Path, tiny_model: Path, monkeypatch: p
         handle.write(b"broken\n")
     code, out, err = invoke("check", path)
     assert code == 1
-    assert "train.jsonl:25: parse: not JSON" in out
-    assert "too many bad rows" in err
+    assert "train.jsonl:25: parse: not JSON" in err
+    assert "1 of 25 train rows are bad" in err
 
 
 def test_check_refuses_an_unsafe_model(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

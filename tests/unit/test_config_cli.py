@@ -210,12 +210,13 @@ def test_origin_of_every_key(recipe: Path) -> None:
 def test_origin_inside_values_said_at_once(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys inside a value that was said at once come from there; the others of its section are defaults (A37)."""
     Path("environments/dev.yaml").write_text("\noptimize:\n  small: enhanced\n")
-    monkeypatch.setenv("POSTMILL_DATA__CONTRACT", "{max_chars: 5}")
+    monkeypatch.setenv("POSTMILL_DATA__CONTRACT", "{max_bad_fraction: 0.5, rules: {overlap: fail}}")
     rows = origins(recipe, "--env", "dev", "--set", "train.0.lora={r: 2}", "--set", "features={journal: false}")
     assert rows["optimize.small.0.type"] == ('"merge_adapter"', "environments/dev.yaml:3")
     assert rows["optimize.small.1.precision"] == ('"int8"', "environments/dev.yaml:3")
-    assert rows["data.contract.max_chars"] == ("5", "environment POSTMILL_DATA__CONTRACT")
-    assert rows["data.contract.max_bad_fraction"][1] == "default"
+    assert rows["data.contract.max_bad_fraction"] == ("0.5", "environment POSTMILL_DATA__CONTRACT")
+    assert rows["data.contract.rules.overlap.action"] == ('"fail"', "environment POSTMILL_DATA__CONTRACT")
+    assert rows["data.allow_dirty"][1] == "default"
     assert rows["train.0.lora.r"] == ("2", "--set")
     assert rows["train.0.lora.alpha"][1] == "default"
     assert rows["features.journal"] == ("false", "--set")
@@ -393,7 +394,7 @@ def test_nothing_heavy_is_imported(recipe: Path, arguments: list[str]) -> None:
 
 def test_watch(recipe: Path) -> None:
     """`config watch` says at every save what changed or what is wrong, and ends with Ctrl-C, not a traceback (A39)."""
-    Path(".env").write_text("POSTMILL_DATA__CONTRACT__MAX_CHARS=8\n")
+    Path(".env").write_text("POSTMILL_DATA__CONTRACT__MAX_BAD_FRACTION=0.8\n")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "BATCH_SIZE": "3"}
     command = [sys.executable, "-m", "flows.cli", "config", "watch", "recipe.yaml", "--env", "dev"]
     with Path("log").open("w") as log:
@@ -413,8 +414,8 @@ def test_watch(recipe: Path) -> None:
         assert said("recipe.yaml is valid; watching base.yaml, recipe.yaml, environments/dev.yaml, .env")
         save("environments/dev.yaml", "train: {0: {max_steps: 6}}\n")
         assert said("train.0.max_steps: 5 -> 6")
-        save(".env", "POSTMILL_DATA__CONTRACT__MAX_CHARS=9\n")
-        assert said("data.contract.max_chars: 8 -> 9")
+        save(".env", "POSTMILL_DATA__CONTRACT__MAX_BAD_FRACTION=0.9\n")
+        assert said("data.contract.max_bad_fraction: 0.8 -> 0.9")
         save("recipe.yaml", f"extends: base.yaml\nname: mine\nseed: {CANARY}\n")
         assert said("recipe.yaml:3: seed: Input should be a valid integer")
         save("recipe.yaml", "extends: base.yaml\nname: yours\n")

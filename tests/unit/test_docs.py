@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import sqlite3
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 from components.core.kinds import registry
 from components.core.recipe import parse_recipe
 from components.core.settings import Settings
-from components.interfaces import Measurement, Scoreboard
+from components.interfaces import BadRow, Batch, Measurement, RawRow, Scoreboard
 from components.services.benchmarking import BenchmarkService
 from components.services.optimization import OptimizationService
 from components.services.training import TrainingService
@@ -193,11 +195,25 @@ def test_the_sources_read(tiny_model: Path, clean: None, tmp_path: Path, monkeyp
     source.fetch(out)
     assert (out / "model.safetensors").is_file()
     load("A reader and a format", tmp_path, monkeypatch)
-    (tmp_path / "t.csv").write_text("question,answer\nwhy?,because\n,x\n", encoding="utf-8")
-    rows = list(registry.create("reader", "tickets_csv", path=tmp_path / "t.csv").rows())
-    shape = registry.create("format", "question_answer")
-    assert [shape.problem(row.value) for row in rows] == [None, "empty: question"]
-    assert shape.messages(rows[0].value)[1] == {"role": "assistant", "content": "because"}
+    with closing(sqlite3.connect(tmp_path / "t.db")) as database:
+        database.execute("create table solved (subject, body, category)")
+        database.execute("insert into solved values ('Kettle', 'broken', 'damage'), ('Lamp', null, 'refund')")
+        database.commit()
+    rows = list(registry.create("reader", "sqlite", path=tmp_path / "t.db", table="solved").rows())
+    form = registry.create("format", "ticket")
+    assert form.convert(rows[0].value)["messages"][1] == {"role": "assistant", "content": "damage"}
+    with pytest.raises(BadRow, match="needs text under"):
+        form.convert(rows[1].value)
+
+
+def test_the_rule_refuses(clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's rule names the row that breaks it."""
+    load("A rule", tmp_path, monkeypatch)
+    shouted = tiny.conversation(1)
+    shouted[-1]["content"] = "PLEASE ANSWER ME AT ONCE"
+    rows = [{"messages": tiny.conversation(0)}, {"messages": shouted}]
+    raws = [RawRow(1, b""), RawRow(2, b"")]
+    assert list(registry.create("rule", "no_shouting").check(Batch("train", 0, raws, rows, "conversation"))) == [1]
 
 
 def test_the_plugin_of_one_file_is_found(tmp_path: Path) -> None:

@@ -318,14 +318,14 @@ def test_no_unknown_variables() -> None:
 def test_values_in_the_environment_are_typed(here: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`.env` and the environment give numbers, booleans, lists and mappings, not text (A37)."""
     (here / ".env").write_text(
-        "POSTMILL_SEED=3\nPOSTMILL_DATA__CONTRACT__FORBID_OVERLAP=false\n"
+        "POSTMILL_SEED=3\nPOSTMILL_DATA__CONTRACT__RULES__OVERLAP=fail\n"
         "POSTMILL_TRAIN__0__LORA__TARGET_MODULES=[q_proj, v_proj]\n"
     )
     monkeypatch.setenv("POSTMILL_TRAIN__0__LEARNING_RATE", "1e-3")
     monkeypatch.setenv("POSTMILL_GATE", "[{type: budget, max: {bytes: 5}}]")
     recipe = load_recipe(file, (), surroundings())
     config = recipe.train[0].config
-    assert (recipe.seed, recipe.data.contract.forbid_overlap, config.learning_rate) == (3, False, 1e-3)
+    assert (recipe.seed, recipe.data.contract.rules["overlap"].config.action, config.learning_rate) == (3, "fail", 1e-3)
     assert config.lora.target_modules == ["q_proj", "v_proj"]
     assert recipe.gate[0].config.max == {"bytes": 5}
 

@@ -55,6 +55,7 @@ CARRIES_STATE = {
     "bloom": {"vocab_size": 259, "hidden_size": 64, "n_layer": 2, "n_head": 4},
 }
 LENGTHS = (9, 30, 17, 1, 23, 12)
+MANY = [9 + (37 * i) % 60 for i in range(30)]
 
 
 def network(kind: str, config: dict[str, Any], attention: str = "eager") -> Any:
@@ -267,6 +268,16 @@ def test_packs_are_full() -> None:
     assert sum(lengths) / (1024 * len(packs)) > 0.99
 
 
+def test_labels_made_when_read() -> None:
+    """Rows whose labels are made only when they are read, as the data stage stores them, give the same packs."""
+    plain = some_rows(MANY)
+    lazy = plain.rename_column("labels", "kept").with_transform(
+        lambda batch: {"input_ids": batch["input_ids"], "labels": batch["kept"]}
+    )
+    packs = [PackedRows(rows, 96, 17) for rows in (plain, lazy)]
+    assert [packs[0][i] for i in range(len(packs[0]))] == [packs[1][i] for i in range(len(packs[1]))]
+
+
 def test_a_row_that_fits_nowhere() -> None:
     """A row longer than a pack stops the run; it is not cut."""
     with pytest.raises(TrainingError, match=r"101 tokens fits into no pack of max_length=100"):
@@ -310,9 +321,6 @@ def trainer(tmp_path: Path, rows: Any, bus: EventBus, model: Any = None, **setti
     model = model or tiny.network()
     parts = {"model": model, "args": arguments, "train_dataset": rows, "processing_class": tiny.tokenizer()}
     return GuardedSftTrainer(**parts, bus=bus, packing=packing)
-
-
-MANY = [9 + (37 * i) % 60 for i in range(30)]
 
 
 def test_training_on_packs(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_unknown_key_lists_known_keys(plain: Plain) -> None:
     """When no key looks alike, the known ones are listed."""
     plain["data"]["contract"] = {"zzz": 1}
     assert problems(plain) == [
-        "data.contract.zzz: unknown key 'zzz' (known: max_bad_fraction, max_chars, forbid_overlap)"
+        "data.contract.zzz: unknown key 'zzz' (known: max_bad_fraction, rules)"
     ]
 
 

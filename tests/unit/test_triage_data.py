@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.kinds import registry
-from components.data.contract import check_split
+from components.core.recipe import DataSection
+from components.services.data import DataService
+from components.services.workspace import Workspace
 from examples.triage.checks import check_pools, check_wording
 from examples.triage.generate import write_dataset
 from examples.triage.phrases import templates
@@ -39,17 +40,14 @@ def test_no_template_serves_both_splits() -> None:
     check_wording()
 
 
-def test_every_row_passes_the_contract(generated: Path) -> None:
+def test_every_row_passes_the_contract(generated: Path, tmp_path: Path) -> None:
     """2,000 training and 300 held-out rows at least, none bad, none in both splits."""
-    shape = registry.create("format", "messages")
-    counts, seen = {}, set()
-    for split in ("eval", "train"):
-        reader = registry.create("reader", "jsonl", path=generated / f"{split}.jsonl")
-        checked = check_split(reader, shape, 20_000, seen)
-        assert checked.bad == []
-        counts[split], seen = len(checked.good), set(checked.digests)
-    assert counts["train"] >= 2_000
-    assert counts["eval"] >= 300
+    readers = {split: {"type": "jsonl", "path": str(generated / f"{split}.jsonl")} for split in ("train", "eval")}
+    section = DataSection.model_validate({**readers, "contract": {"max_bad_fraction": 0}})
+    dataset = DataService(Workspace(tmp_path)).validate(section)
+    assert dataset.meta["rules"] == {}
+    assert dataset.meta["rows"]["train"] >= 2_000
+    assert dataset.meta["rows"]["eval"] >= 300
 
 
 def test_preferences_prefer_the_valid_record(generated: Path) -> None:

@@ -11,7 +11,7 @@ import orjson
 
 from components.core.errors import DataError
 from components.data.readers._files import File, FileReader
-from components.data.readers._lines import too_big
+from components.data.readers._lines import KEPT, too_big
 from components.interfaces import RawRow
 
 BATCH_ROWS = 2048
@@ -30,11 +30,12 @@ def table_rows(batches: Iterator[Any], limit: int, file: str) -> Iterator[RawRow
 
 def _row(number: int, value: Any, sure: bool, limit: int, file: str) -> RawRow:
     if isinstance(value, UnicodeDecodeError):
-        return RawRow(number, value.object[:2000], None, f"not UTF-8: byte {value.start}", "encoding", file)
+        return RawRow(number, value.object[:KEPT], None, f"not UTF-8: byte {value.start}", "encoding", file)
     try:
         raw = orjson.dumps(value, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
-        return RawRow(number, b"", None, f"not JSON: {_reason(value, error)}", "parse", file)
+        seen = orjson.dumps(value, default=repr)[:KEPT]
+        return RawRow(number, seen, None, f"not JSON: {_reason(value, error)}", "parse", file)
     if len(raw) > limit:
         return too_big(number, raw, limit, file)
     return RawRow(number, raw, value if sure else orjson.loads(raw), None, "parse", file)

@@ -46,6 +46,7 @@ class File:
 
     name: str
     open: Callable[[], BinaryIO]
+    remote: bool = False
 
 
 class FileReader(Reader):
@@ -81,11 +82,20 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...] = ()) -> list[File
 
 def digest(file: File) -> str:
     """sha256 of a file's bytes as they are stored."""
+    found = hashlib.sha256()
     try:
         with file.open() as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+            while block := handle.read(1 << 20):
+                found.update(block)
     except OSError as error:
-        raise DataError(f"'{file.name}' cannot be read: {error.strerror or error}") from error
+        raise unreadable(file.name, error) from error
+    return found.hexdigest()
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """What is said of a file that the operating system, or the network, does not give."""
+    text = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
+    return DataError(f"'{name}' cannot be read ({type(error).__name__}: {text}); check the address and the access")
 
 
 def of_kind(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -138,34 +148,29 @@ def _remote(address: str, suffixes: tuple[str, ...]) -> list[File]:
             entries = system.ls(address, detail=True)
             names = sorted(e["name"] for e in entries if e["type"] == "file" and of_kind(e["name"], suffixes))
         else:
-            names = [address] if system.exists(address) else []
+            # what a web server says of a missing file is better heard when the file is opened
+            names = [address] if web or system.exists(address) else []
     except Exception as error:  # every file system has a family of its own
-        raise _unreachable(address, error) from error
+        raise unreadable(address, error) from error
     if not names:
         raise DataError(f"nothing is found at '{address}'; looked for {', '.join(suffixes) or 'a file'}")
-    return [File(system.unstrip_protocol(name), partial(_open_remote, system, name)) for name in names]
+    return [File(system.unstrip_protocol(name), partial(_open_remote, system, name), True) for name in names]
 
 
 def _open_remote(system: Any, name: str) -> BinaryIO:
     try:
         return system.open(name, "rb")  # type: ignore[no-any-return]
     except Exception as error:  # as above
-        raise _unreachable(system.unstrip_protocol(name), error) from error
-
-
-def _unreachable(address: str, error: Exception) -> DataError:
-    text = (str(error).splitlines() or [""])[0]
-    return DataError(f"'{address}' cannot be read ({type(error).__name__}: {text}); check the address and the access")
+        raise unreadable(system.unstrip_protocol(name), error) from error
 
 
 def _file_system(address: str) -> Any:
     import fsspec
 
-    protocol = address.partition("://")[0]
     try:
         return fsspec.core.url_to_fs(address)[0]
     except ImportError as error:
-        known = fsspec.registry.known_implementations.get(protocol, {}).get("err", str(error))
-        raise MissingExtraError(f"'{address}' cannot be opened: {known} (pip install NAME)") from error
+        # fsspec's own words: "Install s3fs to access S3"
+        raise MissingExtraError(f"'{address}' cannot be opened: {error} (pip install NAME)") from error
     except ValueError as error:
         raise DataError(f"'{address}' cannot be opened: {error}; known to fsspec: s3, gs, https, hf, ...") from error

@@ -16,8 +16,8 @@ from typing import Annotated, Any, BinaryIO, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from components.core.errors import DataError
-from components.data.readers._files import PACKED, File, FilesConfig
+from components.core.errors import DataError, PostmillError
+from components.data.readers._files import PACKED, File, FilesConfig, unreadable
 
 BLOCK = 1 << 18
 """Bytes read at once."""
@@ -98,8 +98,13 @@ def unpacked(file: File) -> Iterator[bytes]:
     except (OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         if "Truncated" in str(error):  # what pyarrow says
             raise DataError(f"'{file.name}' is truncated: its {packing} data ends early; fetch it again") from error
-        what = f"is no valid {packing} data" if packing else "cannot be read"
-        raise DataError(f"'{file.name}' {what}: {error}; fetch it again, or remove it") from error
+        if packing is None:
+            raise unreadable(file.name, error) from error
+        raise DataError(f"'{file.name}' is no valid {packing} data: {error}; fetch it again") from error
+    except Exception as error:
+        if not file.remote or isinstance(error, PostmillError):
+            raise
+        raise unreadable(file.name, error) from error  # every file system has a family of its own
 
 
 def _packing(name: str, first: bytes) -> str | None:

@@ -13,6 +13,8 @@ from components.core.kinds import register
 from components.data.readers._arrow import BATCH_BYTES, BATCH_ROWS, TableReader, broken
 from components.data.readers._files import File
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
 
 @register("reader", "arrow")
 class ArrowReader(TableReader):
@@ -43,12 +45,17 @@ def _opened(name: str, handle: BinaryIO) -> Any:
     from pyarrow import ipc, memory_map
 
     first = handle.read(6)
-    handle.seek(0)
     if first.startswith(b"FEA1"):
         raise DataError(f"'{name}' is in feather's first version; write it again with pyarrow.feather.write_feather")
+    handle.seek(-min(8, handle.seek(0, 2)), 2)
+    whole = first == b"ARROW1" or handle.read(8) == _END_OF_STREAM
+    handle.seek(0)
     # a local file is mapped: its batches then take no memory of ours
     source = memory_map(handle.name) if isinstance(getattr(handle, "name", None), str) else handle
-    return ipc.open_file(source) if first == b"ARROW1" else ipc.open_stream(source)
+    opened = ipc.open_file(source) if first == b"ARROW1" else ipc.open_stream(source)
+    if not whole:  # pyarrow would take a stream that ends between two batches for a whole one
+        raise DataError(f"'{name}' is truncated: the mark at the end of the stream is missing; fetch it again")
+    return opened
 
 
 def _batches(source: Any) -> Iterator[Any]:

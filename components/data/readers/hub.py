@@ -107,8 +107,9 @@ class HubReader(Reader):
                 )
             )
         except Exception as error:  # the hub client raises its own, httpx' and OSError families
+            reason = str(error).splitlines()[0].partition(". ")[0]
             raise DataError(
                 f"dataset '{self.config.name}' (revision {self.config.revision}) is neither on this machine nor "
-                f"reachable on the hub ({type(error).__name__}: {str(error).splitlines()[0]}); go online once, or "
+                f"reachable on the hub ({type(error).__name__}: {reason}); go online once, or "
                 "fetch it elsewhere (hf download --repo-type dataset) and name its directory"
             ) from error

@@ -41,7 +41,7 @@ class Source(StrictConfig):
     reader: Annotated[Spec, OfKind("reader")]
     weight: PositiveFloat = Field(1.0, description="how often it is drawn from, relative to the others")
     fraction: float = Field(1.0, gt=0, le=1, description="share of its rows that is kept")
-    rows: PositiveInt | None = Field(None, description="number of its rows that is kept, after fraction")
+    rows: PositiveInt | None = Field(None, description="number of its rows that is kept; read twice for it")
 
 
 @register("reader", "mix")
