@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VERSION = "0.9.5"
+TORCH = "2.11.0"
+"""The last with a torchaudio for the same CUDA: newer ones install, and then LLaMA-Factory cannot be imported."""
 SCRIPT = Path(__file__).with_name("_data_llamafactory.py")
 
 
@@ -42,10 +44,13 @@ def find(python: Path | None, install: bool) -> Installed:
 
 
 def _install(folder: Path, python: Path) -> str:
-    """`pip install llamafactory`, as its manual says; why it failed, or nothing."""
+    """`pip install llamafactory`; why it failed, or nothing."""
     print(f"installing LLaMA-Factory {VERSION}", flush=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [*pip, f"llamafactory=={VERSION}"]):
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [*pip, f"llamafactory=={VERSION}", f"torch=={TORCH}"],
+    ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return f"{' '.join(command[1:4])} failed: {_last(done.stderr)}"

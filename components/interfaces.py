@@ -178,7 +178,7 @@ class Batch:
         """Position in the split of the first row, counting rows that parsed."""
         self.raws, self.rows, self.shape = raws, rows, shape
         self.tokens = tokens
-        """Facts by row once tokenised, numpy arrays: `tokens`, `trained`, `unknown` (counts), `ends` (bool)."""
+        """Facts by row once tokenised, numpy arrays; see `Encoder.facts`."""
 
     def some(self, positions: Sequence[int], tokens: Mapping[str, Any]) -> Batch:
         """Some of the rows, in a batch of their own."""

@@ -80,16 +80,16 @@ def _limits(dataset: Artifact, report: Mapping[str, Any], opened: Opened) -> Tab
 
 def limits_of(opened: Opened) -> dict[str, int]:
     """Numbers of tokens, by what they are: round ones, what the training steps take, the model's context."""
-    found = {f"{limit:,}": limit for limit in LIMITS}
+    names: dict[int, str] = dict.fromkeys(LIMITS, "")
     for position, spec in enumerate(opened.recipe.train if opened.recipe else ()):
         limit = getattr(spec.config, "max_length", None)
         if isinstance(limit, int):
-            found[f"{limit:,} (train.{position}.max_length)"] = limit
+            names[limit] = f"train.{position}.max_length"
     if opened.base:
         config = opened.base.read_json("config.json")
         context = config.get("max_position_embeddings") or config.get("n_positions")
-        found |= {f"{context:,} (context)": int(context)} if context else {}
-    return found
+        names |= {int(context): "context"} if context else {}
+    return {f"{limit:,}{f' ({name})' if name else ''}": limit for limit, name in sorted(names.items())}
 
 
 def token_counts(dataset: Artifact, split: str) -> Any:

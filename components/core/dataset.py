@@ -7,7 +7,6 @@ tokens(dataset, "train", tokenizer)     # a datasets.Dataset with `input_ids` an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,11 +83,12 @@ def _labelled(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Identity of a tokenizer: its vocabulary and rules, its special tokens and its chat template."""
-    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    core = orjson.loads(tokenizer.backend_tokenizer.to_str())
     for setting in ("padding", "truncation"):  # of the last call, not of the tokenizer
         core.pop(setting, None)
-    parts = [core, dict(tokenizer.special_tokens_map), tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    parts = [core, special, tokenizer.chat_template]
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def tokenizer_files(model: Path) -> dict[str, str]:

@@ -69,13 +69,18 @@ class Encoder:
         ]
 
     def facts(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
-        """By row, over all its sequences: tokens (the longest), trained (the fewest), unknown, and whether all end."""
+        """By row: `tokens` and `trained` of all its sequences, `longest` of them, whether each `ends`, and is `silent`
+        (nothing of it trained), and `unknown` tokens. Numpy arrays."""
         import numpy as np
 
         sequences = [row.sequences for row in encoded]
+        lengths = [[len(sequence.ids) for sequence in row] for row in sequences]
+        trained = [[_trained(sequence) for sequence in row] for row in sequences]
         return {
-            "tokens": np.array([max((len(s.ids) for s in row), default=0) for row in sequences], dtype=np.int64),
-            "trained": np.array([min(map(_trained, row), default=0) for row in sequences], dtype=np.int64),
+            "tokens": np.array([sum(row) for row in lengths], dtype=np.int64),
+            "longest": np.array([max(row, default=0) for row in lengths], dtype=np.int64),
+            "trained": np.array([sum(row) for row in trained], dtype=np.int64),
+            "silent": np.array([not all(row) for row in trained], dtype=bool),
             "unknown": np.array([sum(map(self._unknown, row)) for row in sequences], dtype=np.int64),
             "ends": np.array([all(map(self._ends, row)) for row in sequences], dtype=bool),
         }
@@ -103,9 +108,13 @@ class Encoder:
         return [Encoded(one.ids, _inside(one, marks)) for one, marks in zip(found, spans, strict=True)]
 
     def _unknown(self, sequence: Encoded) -> int:
-        unknown = self.tokenizer.unk_token_id
+        return 0 if self._unknown_id is None else sequence.ids.count(self._unknown_id)
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
         # a tokenizer may use its end of text as the unknown token, which then says nothing
-        return 0 if unknown is None or unknown in self.ends else sequence.ids.count(unknown)
+        unknown: int | None = self.tokenizer.unk_token_id
+        return None if unknown in self.ends else unknown
 
     def _ends(self, sequence: Encoded) -> bool:
         return bool(sequence.spans) and sequence.ids[sequence.spans[-1][1] - 1] in self.ends

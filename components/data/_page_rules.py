@@ -66,7 +66,7 @@ def _rule(rule: Mapping[str, Any], splits: Sequence[str], room: int) -> Html:
     if not rule["examples"]:
         return _line(rule, splits)
     shown, total = len(rule["examples"]), _broken(rule)
-    title = plural(shown, "example") if shown < total else ("The row" if total == 1 else f"All {total}")
+    title = plural(shown, "example") if shown < total else ("The row" if total == 1 else f"All {plural(total, 'row')}")
     examples = [_example(example, room) for example in rule["examples"]]
     more = tag("td", tag("details", tag("summary", title), examples), colspan=3 + len(splits))
     return join(_line(rule, splits, "open"), tag("tr", more, cls="more"))

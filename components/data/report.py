@@ -12,6 +12,7 @@ from components.core.recipe import DataSection
 from components.data.page import render_page
 from components.data.validation import Outcome, Source, Validation
 from components.data.writer import index_content
+from components.interfaces import Rule
 
 LIBRARIES = ("orjson", "pandera", "polars", "pyarrow", "tokenizers", "transformers", "trl")
 
@@ -38,7 +39,7 @@ def build_report(
         "ignored": sorted(set(section.contract.known_rules()) - set(validation.contract.rules)),
         "splits": {split: outcome.statistics.report() for split, outcome in outcomes.items()},
         "template": validation.encoder.template_facts() if validation.encoder else None,
-        "model": model and {"digest": model.digest, **_cost(model, outcomes["train"])},
+        "model": model and {**_model(model, validation), **_cost(model, outcomes["train"])},
         "libraries": library_versions(LIBRARIES),
     }
 
@@ -68,18 +69,32 @@ def _rule(name: str, validation: Validation, outcomes: Mapping[str, Outcome]) ->
         "rule": name,
         "about": rule.summary() if rule else ALWAYS.get(name, ""),
         "action": rule.config.action if rule else "quarantine",
+        "checked": _checked(name, rule, validation),
         "broken": {split: outcome.rules[name] for split, outcome in outcomes.items() if outcome.rules[name]},
         "examples": validation.examples.get(name, []),
     }
 
 
+def _checked(name: str, rule: Rule | None, validation: Validation) -> bool:
+    """Whether the rule had anything to say about rows of this shape, with or without tokens."""
+    tokenised = validation.encoder is not None
+    if rule is None:
+        return name != "template" or tokenised
+    return validation.shape in rule.shapes and (tokenised or not rule.on_tokens)
+
+
 ALWAYS = {
     "parse": "The row can be read.",
     "encoding": "The row's bytes are text in the declared encoding.",
-    "too_big": "The row is not longer than the reader's max_row_bytes.",
+    "too_big": "The row is not longer than the reader's `max_row_bytes`.",
     "schema": "The row has the form that was declared or detected.",
     "template": "The model's chat template takes the conversation.",
 }
+
+
+def _model(model: Artifact, validation: Validation) -> dict[str, Any]:
+    facts = validation.model
+    return {"name": model.meta.get("name"), "digest": model.digest, "context": facts and facts.context}
 
 
 def _cost(model: Artifact, train: Outcome) -> dict[str, Any]:

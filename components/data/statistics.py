@@ -11,7 +11,7 @@ from components.interfaces import Batch
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 99, 100)
 BARS = 40
-FIGURES = ("messages", "characters", "tokens", "trained", "unknown")
+FIGURES = ("messages", "characters", "longest", "tokens", "trained", "unknown")
 
 
 class Statistics:
@@ -31,7 +31,7 @@ class Statistics:
         self.values["messages"].extend(rows["len"].fill_null(0).to_list())
         self.values["characters"].extend(rows["content"].fill_null(0).to_list())
         for name in FIGURES[2:] if facts else ():
-            self.values[name].extend(facts[name][list(chosen)].tolist())
+            self.values[name].extend(facts[name].tolist())
 
     def keep(self, kept: Sequence[bool]) -> None:
         """Forget the rows that were taken out again."""
@@ -43,7 +43,7 @@ class Statistics:
         if self.values["tokens"]:
             total, trained = sum(self.values["tokens"]), sum(self.values["trained"])
             found["tokens"] = {
-                **spread(self.values["tokens"]),
+                **spread(self.values["longest"]),
                 "total": total,
                 "trained": trained,
                 "trained_fraction": round(trained / total, 4),

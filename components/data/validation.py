@@ -96,7 +96,8 @@ class Validation:
     """Checks the splits of a data section into `out`."""
 
     def __init__(self, section: DataSection, out: Path, encoder: Encoder | None, model: ModelFacts | None) -> None:
-        self.section, self.out, self.encoder = section, out, encoder
+        self.section, self.out, self.encoder, self.model = section, out, encoder, model
+        self.shape = ""
         scratch = out / ".scratch"
         scratch.mkdir()
         self.contract = Contract(section.contract.all_rules(), model, scratch)
@@ -114,6 +115,7 @@ class Validation:
 
     def run(self, sources: Mapping[str, Source]) -> dict[str, Outcome]:
         """The outcome by split. `sources` by split; a split that is held out has none of its own."""
+        self.shape = sources["train"].shape
         member = membership(self.section.split) if self.section.split else None
         names = [name for name in SPLITS if name in sources or (member and _wanted(self.section, name))]
         with (self.out / QUARANTINE).open("wb") as self._quarantine, _few_collections():
@@ -239,7 +241,6 @@ def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
 @contextmanager
 def _few_collections() -> Iterator[None]:
     """Loaded libraries hold a million objects, which the collector would go through again and again."""
-    gc.collect()
     gc.freeze()
     try:
         yield

@@ -16,7 +16,7 @@ from tests.contract.common import check_component, named
 
 PLAIN = "Where is the parcel that I sent to my aunt in Oslo last week?"
 MODEL = ModelFacts(tokenizer=SimpleNamespace(all_special_tokens=["<end>"], added_tokens_decoder={}), context=100)
-ENOUGH = {"tokens": 10, "trained": 4, "unknown": 0, "ends": True}
+ENOUGH = {"tokens": 10, "longest": 10, "trained": 4, "silent": False, "unknown": 0, "ends": True}
 
 
 def chat(prompt: str = PLAIN, answer: str = "It is on its way.", **keys: Any) -> Row:
@@ -72,7 +72,7 @@ EXAMPLES: dict[str, Example] = {
         config={"threshold": 0.8},
         held_out=(chat(NEARLY.replace("may I", "can I"), "No."),),
     ),
-    "no_trained_tokens": Example(chat(), chat("silent"), tokens={"trained": 0}),
+    "no_trained_tokens": Example(chat(), chat("silent"), tokens={"silent": True}),
     "overlap": Example(chat("new"), chat("  WHERE is it?"), held_out=(chat("Where is it?", "Here."),)),
     "personal_data": Example(chat("write to me@example.com"), chat("write to jo.doe@mail.org")),
     "same_answer": Example(pair("Yes.", "No."), pair("Yes.", " yes. "), "preference"),
@@ -80,7 +80,7 @@ EXAMPLES: dict[str, Example] = {
     "secrets": Example(chat("sk-learn-is-a-library"), chat("use hf_" + "aB3dE5gH7j" * 4)),
     "special_tokens": Example(chat("<b>bold</b>"), chat("stop<end>")),
     "too_long": Example(chat("ä" * 50), chat("a" * 51), config={"max_chars": 50}),
-    "too_many_tokens": Example(chat(), chat("long"), tokens={"tokens": 101}),
+    "too_many_tokens": Example(chat(), chat("long"), tokens={"longest": 101}),
     "unknown_tokens": Example(chat(), chat("unknown"), tokens={"unknown": 3}),
 }
 

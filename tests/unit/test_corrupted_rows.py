@@ -62,14 +62,23 @@ def write(path: Path) -> dict[int, str]:
     return {place: rule for place, (rule, _) in planted.items()}
 
 
+def warm_up(folder: Path) -> None:
+    """Libraries are loaded before memory is measured."""
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_bytes(b"".join(dump(said(row(n), f"Question {n}?")) for n in range(50)))
+    source = {"type": "jsonl", "path": str(folder / "pairs.jsonl")}
+    DataService(Workspace(folder)).validate(DataSection.model_validate({"train": source, "split": {"eval": 0.5}}))
+
+
 def test_exactly_the_faults_are_quarantined(tmp_path: Path) -> None:
-    """144 rows of 10,000, each with its line, rule and reason; 9,856 rows keep their bytes; memory stays flat (bar 6)."""
+    """144 rows of 10,000, each with line, rule and reason; 9,856 rows keep their bytes; memory stays flat (bar 6)."""
     path = tmp_path / "pairs.jsonl"
     planted = write(path)
     held_out = tmp_path / "eval.jsonl"
     held_out.write_bytes(b"".join(dump(said(row(n), f"Held out {n}?")) for n in range(5)))
     readers = {"train": {"type": "jsonl", "path": str(path)}, "eval": {"type": "jsonl", "path": str(held_out)}}
     section = DataSection.model_validate({**readers, "contract": {"max_bad_fraction": 0.02}})
+    warm_up(tmp_path / "warm")
     tracemalloc.start()
     artifact = DataService(Workspace(tmp_path)).validate(section)
     peak = tracemalloc.get_traced_memory()[1]
@@ -84,4 +93,4 @@ def test_exactly_the_faults_are_quarantined(tmp_path: Path) -> None:
     assert (artifact.path / "train.jsonl").read_bytes() == good
     assert artifact.meta["rows"]["train"] == 9_856
     assert artifact.meta["shape"] == "preference"
-    assert peak < 60_000_000, f"{peak:,} bytes for a file of {path.stat().st_size:,}"
+    assert peak < 40_000_000, f"{peak:,} bytes for a file of {path.stat().st_size:,}"

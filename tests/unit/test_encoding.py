@@ -79,8 +79,8 @@ def test_every_shape(tokenizer: Any) -> None:
     assert tokenizer.decode(found[4].sequences[0].ids).endswith("<|im_start|>assistant\n")
     facts = encoder(tokenizer).facts(found)
     assert facts["ends"].tolist() == [True, True, True, True, False]
-    assert facts["tokens"].tolist() == [max(len(s.ids) for s in row.sequences) for row in found]
-    assert facts["trained"].tolist() == [min(sum(s.mask) for s in row.sequences) for row in found]
+    assert facts["longest"].tolist() == [max(len(s.ids) for s in row.sequences) for row in found]
+    assert facts["trained"].tolist() == [sum(sum(s.mask) for s in row.sequences) for row in found]
 
 
 def test_rows_that_the_template_refuses(tokenizer: Any) -> None:

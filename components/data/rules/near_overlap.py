@@ -2,9 +2,10 @@
 
 A reworded exam question is still the exam. What the user says is compared by MinHash over word triples with every
 split that was seen before; held-out splits are small, so their signatures stay in memory (about 500 bytes a row) and
-training rows are judged as they come. Not asked by default: prompts made from one template are alike on purpose.
+training rows are judged as they come. Where all prompts are made from one template they are alike on purpose: raise the
+threshold, or ignore the rule.
 
-Try it: `data: {contract: {rules: {near_overlap: {action: quarantine, threshold: 0.8}}}}` in a recipe.
+Try it: `data: {contract: {rules: {near_overlap: {threshold: 0.9}}}}` in a recipe.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import Field, PositiveInt
 
 from components.core.kinds import register
 from components.data.rules._minhash import PERMUTATIONS, band_keys, band_width, likeness, sketches
-from components.interfaces import Action, Batch, ModelFacts, Rule, RuleConfig
+from components.interfaces import Batch, ModelFacts, Rule, RuleConfig
 
 NEIGHBOURS = 4
 """Rows of a bucket that are compared."""
@@ -25,11 +26,10 @@ NEIGHBOURS = 4
 
 @register("rule", "near_overlap")
 class NearOverlap(Rule):
-    """What the user says is not nearly the same as in a held-out split; not asked by default."""
+    """What the user says is not nearly the same as in a held-out split."""
 
     class Config(RuleConfig):
-        action: Action = "ignore"
-        threshold: float = Field(0.85, gt=0, le=1, description="share of all word groups of two prompts that both have")
+        threshold: float = Field(0.75, gt=0, le=1, description="share of all word groups of two prompts that both have")
         words: PositiveInt = Field(3, description="neighbouring words that are compared as one")
 
     config: Config

@@ -22,7 +22,7 @@ from components.interfaces import ColumnRule, ModelFacts, RuleConfig
 class NoTrainedTokens(ColumnRule):
     """Every row has at least one token that training learns from."""
 
-    column = "trained"
+    column = "silent"
     on_tokens = True
     shapes = ("conversation", "text", "preference", "unpaired")
     reason = "no token of this row is trained on, so nothing can be learned from it"
@@ -30,7 +30,7 @@ class NoTrainedTokens(ColumnRule):
     def broken(self) -> Any:
         import polars as pl
 
-        return pl.col("trained") == 0
+        return pl.col("silent")
 
 
 @register("rule", "end_of_turn")
@@ -56,7 +56,7 @@ class TooManyTokens(ColumnRule):
         max_tokens: PositiveInt | None = Field(None, description="the model's context by default")
 
     config: Config
-    column = "tokens"
+    column = "longest"
     on_tokens = True
     _context = sys.maxsize
 
@@ -71,7 +71,7 @@ class TooManyTokens(ColumnRule):
     def broken(self) -> Any:
         import polars as pl
 
-        return pl.col("tokens") > self.limit
+        return pl.col("longest") > self.limit
 
     @property
     def reason(self) -> str:
