@@ -229,6 +229,8 @@ class Rule(Component, ABC):
     """Shapes of row that it says something about."""
     on_tokens: ClassVar[bool] = False
     """True: it reads the columns of `Batch.tokens`, and waits for the rows to be tokenised."""
+    guess: ClassVar[bool] = False
+    """True: it estimates, so an exact rule that the same row breaks names it."""
 
     def prepare(self, model: ModelFacts | None, scratch: Path) -> None:
         """Called once before the first batch. `scratch` takes files that do not fit in memory; it is thrown away."""

@@ -18,6 +18,8 @@ PREFIXES = ("", "chosen_", "rejected_")
 ORDER = ("train", "eval", "test")
 BRACKETS = ("⟦", "⟧")
 """Around what is trained on, where there are no colours to tell."""
+SHOWN = 600
+"""Characters of a message that are shown as a conversation."""
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -110,6 +112,29 @@ def shorten(text: str, most: int) -> str:
     """The beginning of a text on one line."""
     line = " ".join(visible(text[: 4 * most]).split())
     return line if len(line) <= most and len(text) <= 4 * most else line[: max(most - 1, 0)] + "…"
+
+
+def print_conversation(console: Console, row: Row) -> None:
+    """A row as its model gets it: who says what."""
+    for part, content in row.items():
+        if part in ("text", "label", "tools"):
+            _print_said(console, part, str(content))
+            continue
+        for message in content:
+            who = message["role"] if part == "messages" else f"{part} {message['role']}"
+            calls = f" calls {message['tool_calls']}" if message.get("tool_calls") else ""
+            _print_said(console, who, f"{message.get('content') or ''}{calls}")
+
+
+def _print_said(console: Console, who: str, text: str) -> None:
+    """One message, its later lines set in so that the speakers stand out."""
+    lines = re.sub(r"\n(?=[^\n])", "\n    ", cut(visible(text)))
+    console.print(Text(f"  {who}: ", style="cyan").append(lines, style="default"), soft_wrap=True)
+
+
+def cut(text: str) -> str:
+    """The beginning of a text, and how long it is."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
 
 
 def print_rows(

@@ -24,7 +24,7 @@ from flows.data_source import form_spec, source_section
 
 SHOWN = 10
 """Places that are listed of one data set."""
-DIGITS = re.compile(r"[0-9a-f]{6,32}")
+DIGITS = re.compile(r"[0-9a-fA-F]{8,32}")
 _PLACE = re.compile(r"(?P<file>\S.*?):(?P<line>[1-9]\d*)")
 
 
@@ -41,13 +41,13 @@ class Asked:
 def asked(text: str, said: bool, format: str | None) -> Asked:
     """ROW as the user gives it: a JSON row, FILE:LINE, the digits of a digest, or what the user says."""
     form = form_spec(format) if format else None
-    if text.lstrip().startswith(("{", "[")):
+    if text.lstrip().startswith("{"):
         return _of_row(_from_json(text, form), said, "the row")
     place = _PLACE.fullmatch(text)
     if place and (Path(place["file"]).exists() or (Path(place["file"]).suffix and " " not in text)):
         return _of_row(_from_file(place["file"], int(place["line"]), form), said, text)
     if DIGITS.fullmatch(text):
-        return Asked(Wanted(text, said), f"{'what the user says' if said else 'row'} {text}")
+        return Asked(Wanted(text.lower(), said), f"{'what the user says' if said else 'row'} {text}")
     return Asked(Wanted(said_digest(normalised(text)).hex(), said=True), f"user says: {shorten(text, 80)!r}")
 
 
@@ -93,9 +93,12 @@ def print_found(console: Console, ask: Asked, found: Sequence[Sighting], dataset
         _print_sighting(console, sighting)
     if found:
         return
-    _print(console, f"in none of the {datasets:,} data sets here" if datasets else "there is no data set here yet")
+    here = f"the {datasets:,} data sets" if datasets > 1 else "the one data set"
+    _print(console, f"not in {here} here" if datasets else "there is no data set here yet")
+    if ask.wanted.said:
+        _print(console, "compared with all that the user says in a row, letter case and spacing aside", "dim")
     if elsewhere:
-        _print(console, f"{elsewhere:,} of them hold the same question with another answer: add --said", "yellow")
+        _print(console, f"the same question stands in {elsewhere:,} of them with another answer: add --said", "yellow")
 
 
 def _print_sighting(console: Console, sighting: Sighting) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from components.core.recipe import Spec
 from components.data.formats._columns import kind_of
 from components.data.formats._detect import LOOKED_AT, detect
 from components.data.validation import Source, open_source
-from components.interfaces import BadRow, RawRow, Reader, Row
-from flows.data_display import shorten, visible
+from components.interfaces import BadRow, RawRow, Reader
+from flows.data_display import cut, print_conversation, shorten, visible
 from flows.data_source import form_keys, form_spec, reader_keys, source_section
 
-SHOWN = 600
-"""Characters of a message."""
+WIDEST = 1_000
+"""Columns of a row that are counted."""
 MOST = 20
 """Files and columns that are listed."""
 
@@ -69,7 +68,7 @@ class Findings:
         if len(self.values) < LOOKED_AT:
             self.values.append(raw.value)
         if isinstance(raw.value, Mapping):
-            for name, value in raw.value.items():
+            for name, value in list(raw.value.items())[:WIDEST]:
                 self.columns.setdefault(str(name), _Column()).add(value)
         else:
             self.others += 1
@@ -213,35 +212,13 @@ def _print_columns(console: Console, found: Findings) -> None:
 
 def _print_row(console: Console, number: int, raw: RawRow, source: Source | None) -> None:
     console.print(Text(f"── row {number}  {raw.file}:{raw.line}", style="bold"), soft_wrap=True)
-    console.print(Text(_cut(visible(raw.raw.decode("utf-8", "replace").strip())), style="dim"), soft_wrap=True)
+    console.print(Text(cut(visible(raw.raw.decode("utf-8", "replace").strip())), style="dim"), soft_wrap=True)
     if source is None:
         return
     try:
         print_conversation(console, source.formats[raw.part].convert(raw.value))
     except BadRow as error:
         console.print(Text(f"not {source.names[raw.part]}: {visible(str(error))}", style="yellow"), soft_wrap=True)
-
-
-def print_conversation(console: Console, row: Row) -> None:
-    """A row as its model gets it: who says what."""
-    for part, content in row.items():
-        if part in ("text", "label", "tools"):
-            _print_said(console, part, str(content))
-            continue
-        for message in content:
-            who = message["role"] if part == "messages" else f"{part} {message['role']}"
-            calls = f" calls {message['tool_calls']}" if message.get("tool_calls") else ""
-            _print_said(console, who, f"{message.get('content') or ''}{calls}")
-
-
-def _print_said(console: Console, who: str, text: str) -> None:
-    """One message, its later lines set in so that the speakers stand out."""
-    lines = re.sub(r"\n(?=[^\n])", "\n    ", _cut(visible(text)))
-    console.print(Text(f"  {who}: ", style="cyan").append(lines, style="default"), soft_wrap=True)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
 
 
 def _print_snippet(console: Console, text: str, format: str | None) -> None:

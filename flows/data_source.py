@@ -23,7 +23,8 @@ from components.data.readers.auto import reader_for
 from components.services.data import DataService
 from components.services.model import ModelService
 from components.services.workspace import Workspace
-from flows.session import read, session, split
+from flows.cli_common import console
+from flows.session import notices, read, session, split
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def opened(
     be_quiet()
     with session(set_, recipe=True) as app:
         recipe = read(app, Path(what), set_, env)[0] if is_recipe(what) else None
+        for note in notices() if recipe else ():
+            console(stderr=True).print(f"note: {note}", style="yellow", highlight=False, markup=False)
         section = recipe.data if recipe else source_section(what, format, split(set_)[1])
         with app.container(recipe) as services:
             base = services.get(ModelService).fetch(recipe.model) if recipe else None

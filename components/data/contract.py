@@ -48,7 +48,8 @@ class Contract:
     """The rules of one validation, each one instance that sees every split."""
 
     def __init__(self, rules: Mapping[str, Spec], model: ModelFacts | None, scratch: Path) -> None:
-        self.rules: dict[str, Rule] = {name: spec.build() for name, spec in rules.items()}
+        built: dict[str, Rule] = {name: spec.build() for name, spec in rules.items()}
+        self.rules = dict(sorted(built.items(), key=lambda item: item[1].guess))
         for rule in self.rules.values():
             rule.prepare(model, scratch)
         self._schemas: dict[tuple[str, ...], Any] = {}

@@ -49,7 +49,7 @@ def recipe(model: Path, **changes: Any) -> Path:
 
 
 def test_inspect(tmp_path: Path) -> None:
-    """`inspect` shows files, rows, columns, format, rows as they stand and as messages, and a recipe's lines (B22, E9)."""
+    """`inspect` shows files, rows, columns, format, rows as they stand and as messages, and YAML (B22, E9)."""
     lines("q.jsonl", [*QUESTIONS, {"question": "And?", "answer": "", "source": "x"}, "broken"])
     code, out, err = invoke("inspect", "q.jsonl", "--rows", "1")
     assert (code, err) == (0, "")
@@ -134,7 +134,7 @@ def test_control_characters_are_written_out() -> None:
 
 
 def test_validate(tmp_path: Path, tiny_model: Path) -> None:
-    """`validate` of a recipe prints splits, rules and the report's place, and writes the page that is asked for (B22)."""
+    """`validate` of a recipe prints splits and rules, and writes the page that is asked for (B22)."""
     code, out, err = invoke("validate", recipe(tiny_model), "--html", "page.html")
     assert (code, err) == (0, "")
     for part in ("train", "24", "eval", "overlap", "end_of_turn", "the contract holds", "page.html"):
@@ -471,12 +471,12 @@ def test_find_another_form(stored: Path) -> None:
 
 
 def test_find_nothing(stored: Path) -> None:
-    """A row that stands nowhere is code 1; the same question with another answer is hinted at, and found by `--said`."""
+    """A row that stands nowhere is code 1; the question with another answer is hinted at, and `--said` finds it."""
     system, user, _ = tiny.conversation(4)
     row = json.dumps({"messages": [system, user, {"role": "assistant", "content": "else"}]})
     code, out, err = invoke("find", row)
     assert (code, err) == (1, "")
-    assert "in none of the 1 data sets here" in out
+    assert "not in the one data set here" in out
     assert "add --said" in out
     code, out, _ = invoke("find", row, "--said")
     assert code == 0

@@ -37,6 +37,7 @@ class NearDuplicate(Rule):
 
     config: Config
     libraries = ("rensa", "polars")
+    guess = True
     _spill: _Spill | None = None
 
     def prepare(self, model: ModelFacts | None, scratch: Path) -> None:

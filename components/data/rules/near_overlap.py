@@ -34,6 +34,7 @@ class NearOverlap(Rule):
 
     config: Config
     libraries = ("rensa", "polars")
+    guess = True
 
     def prepare(self, model: ModelFacts | None, scratch: Path) -> None:
         self._index = _Index(band_width(self.config.threshold))
