@@ -46,11 +46,14 @@ def find(python: Path | None, install: bool) -> Installed:
 def _install(folder: Path, python: Path) -> str:
     """`pip install llamafactory`; why it failed, or nothing."""
     print(f"installing LLaMA-Factory {VERSION}", flush=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    for command in (
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    commands = (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [*pip, f"llamafactory=={VERSION}", f"torch=={TORCH}"],
-    ):
+        [*pip, "install", "--quiet", "--no-compile", f"llamafactory=={VERSION}", f"torch=={TORCH}"],
+        # datasets 4.0 imports from it what newer ones no longer have; only pictures and films need it
+        [*pip, "uninstall", "--quiet", "--yes", "torchvision"],
+    )
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return f"{' '.join(command[1:4])} failed: {_last(done.stderr)}"

@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import _data_llamafactory_setup as llamafactory
-from benchmarks._data_bench import KINDS, SIDES, Bench, output, prepare, row_count
+from benchmarks._data_bench import KINDS, SIDES, Bench, output, prepare
 from benchmarks._data_faults import Planted, plant_chats, plant_preferences
 from benchmarks._data_rows import PLANTED_EVERY, SHORT
 from benchmarks.report import Figure, publish

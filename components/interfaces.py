@@ -62,8 +62,8 @@ preference    {"prompt": [...], "chosen": [...], "rejected": [...]}
 unpaired      {"prompt": [...], "completion": [...], "label": true or false}
 prompt        {"prompt": [...], "tools": [...] if there are any}
 
-Every list but `tools` is of messages: {"role": ..., "content": ...}, with `tool_calls`, `name`, `tool_call_id` where there
-are any; the content of a message that only calls tools is null.
+Every list but `tools` is of messages: {"role": ..., "content": ...}, with `tool_calls`, `name`, `tool_call_id` where
+there are any; the content of a message that only calls tools is null.
 """
 SHAPES = ("conversation", "text", "preference", "unpaired", "prompt")
 

@@ -14,7 +14,7 @@ from components.core.safeload import load_tokenizer
 from components.services.application import Application
 from components.services.data import DataService
 from components.services.model import ModelService
-from flows.data_display import print_data, print_rows
+from flows.data.display import print_data, print_rows
 from flows.plan import estimate, steps
 
 
@@ -31,7 +31,7 @@ def print_check(console: Console, recipe: Recipe, application: Application) -> N
     print_data(console, dataset)
     _title(console, "estimates")
     _print_estimates(console, recipe, recipe.model.build().parameters() or 0, application.workspace.root)
-    _title(console, "one training row as the model sees it; [green]green[/] is trained on")
+    _title(console, "one training row as the model sees it; [green]green[/], or in ⟦⟧, is trained on")
     print_rows(console, dataset, load_tokenizer(base.path), "train", 1)
 
 

@@ -38,7 +38,7 @@ def inspect(
     source: Source, rows: Annotated[int, typer.Option(min=0, help="Rows to show")] = 3, format_: Form = None
 ) -> None:
     """Show what is in a source, how its rows read, and how a recipe names it. Needs no recipe."""
-    from flows.data_inspect import inspect as show
+    from flows.data.inspect import inspect as show
     from flows.session import session
 
     with session():
@@ -59,8 +59,8 @@ def validate(
 
     With a recipe, its model's tokenizer takes part. A source is checked alone, nothing held out, without a model.
     """
-    from flows.data_source import opened
-    from flows.data_validate import validate as check
+    from flows.data.source import opened
+    from flows.data.validate import validate as check
 
     with opened(what, dirty(set_, allow_dirty), env, format_) as data:
         check(console(), data, html)
@@ -80,8 +80,8 @@ def preview(
 ) -> None:
     """Show rows as the model sees them; what is trained on is green, in a pipe in brackets."""
     from components.core.safeload import load_tokenizer
-    from flows.data_display import print_rows
-    from flows.data_source import opened, require_recipe
+    from flows.data.display import print_rows
+    from flows.data.source import opened, require_recipe
 
     require_recipe(str(recipe), "preview")
     with opened(str(recipe), dirty(set_, allow_dirty), env) as data:
@@ -99,8 +99,8 @@ def stats(
     allow_dirty: AllowDirty = False,
 ) -> None:
     """Show lengths, tokens, what would be cut and what an epoch costs; without a recipe, characters only."""
-    from flows.data_source import opened
-    from flows.data_stats import print_stats
+    from flows.data.source import opened
+    from flows.data.stats import print_stats
 
     with opened(what, dirty(set_, allow_dirty), env, format_) as data:
         print_stats(console(), data.validate(), data)
@@ -119,8 +119,8 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT")] = False,
 ) -> None:
     """Write the rows of a source in another format. Nothing is written if a row is bad."""
-    from flows.data_convert import convert as rewrite
-    from flows.data_convert import tell
+    from flows.data.convert import convert as rewrite
+    from flows.data.convert import tell
     from flows.session import session
 
     with session():
@@ -132,8 +132,8 @@ def convert(
 @clear_errors
 def lock(recipe: RecipePath, set_: Overrides = None, env: Environments = None) -> None:
     """Write RECIPE.lock: the sha256 of every file that the rows come from. A run then refuses changed files."""
-    from flows.data_lock import lock as write
-    from flows.data_source import require_recipe
+    from flows.data.lock import lock as write
+    from flows.data.source import require_recipe
     from flows.session import read, session
 
     require_recipe(str(recipe), "lock")
@@ -151,7 +151,7 @@ def find(
 ) -> None:
     """Find the data sets, models and registered versions that saw a row; exit code 1 if none did."""
     from components.services.lineage import LineageService
-    from flows.data_find import asked, print_found
+    from flows.data.find import asked, print_found
     from flows.environment import be_quiet
     from flows.session import session
 

@@ -18,6 +18,7 @@ from tests.contract.common import check_component, named
 
 SPOKEN = [{"prompt": f"Wo ist Paket {n}?", "completion": f'Äh, "dort", {n}\nKilometer'} for n in range(1, 6)]
 
+
 def jsonl(folder: Path) -> dict[str, Any]:
     lines = [json.dumps(row, ensure_ascii=False) for row in SPOKEN]
     (folder / "rows.jsonl").write_bytes("\n".join(lines).encode())

@@ -72,7 +72,7 @@ def test_check_shows_everything(tmp_path: Path, tiny_model: Path, monkeypatch: p
     path = tiny.write_recipe(tmp_path / "r.yaml", tiny.recipe(tmp_path, tiny_model))
     code, out, err = invoke("check", path, "--set", "train.0.max_steps=7")
     assert (code, err) == (0, "")
-    for part in ("max_steps: 7", "accumulate: 1", "merge_adapter -> onnx(int4)", "eval  │ 6    │ 0"):
+    for part in ("max_steps: 7", "accumulate: 1", "merge_adapter -> onnx(int4)", "eval  │    6 │   0"):
         assert part in out
     assert "register  the smallest accepted variant as tiny@staging" in out
     assert "<|im_start|>assistant" in out

@@ -293,7 +293,7 @@ def test_histogram() -> None:
 
     from rich.console import Console
 
-    from flows.data_stats import HEIGHT, print_histogram
+    from flows.data.stats import HEIGHT, print_histogram
 
     screen = Console(file=io.StringIO(), width=100)
     print_histogram(screen, {"counts": [1, 0, 10_000], "edges": [0.0, 1.0, 2.0, 3.0]}, "rows")

@@ -30,7 +30,10 @@ def subword_tokenizer() -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     texts = ["a x y hello there é " * 20, "assistant user system\n\n" * 20]
     core.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=list(tiny.SPECIAL), initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=list(tiny.SPECIAL), initial_alphabet=alphabet, show_progress=False
+        ),
     )
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=tiny.SPECIAL[2], chat_template=tiny.CHAT_TEMPLATE)
 
@@ -111,7 +114,10 @@ def test_where_the_mask_comes_from(template: str, source: str) -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
     made = encoder(tokenizer)
-    conversation = [{"role": "system", "content": "s"}, *[{"role": r, "content": f"{r}!"} for r in ("user", "assistant") * 2]]
+    conversation = [
+        {"role": "system", "content": "s"},
+        *[{"role": r, "content": f"{r}!"} for r in ("user", "assistant") * 2],
+    ]
     (row,) = made.encode([{"messages": conversation}])
     assert made.template.source == source
     assert trained(tokenizer, row.sequences[0]) == "assistant!<|im_end|>assistant!<|im_end|>"

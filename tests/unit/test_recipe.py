@@ -64,9 +64,7 @@ def test_unknown_key_with_line_and_suggestion(tmp_path: Path, plain: Plain) -> N
 def test_unknown_key_lists_known_keys(plain: Plain) -> None:
     """When no key looks alike, the known ones are listed."""
     plain["data"]["contract"] = {"zzz": 1}
-    assert problems(plain) == [
-        "data.contract.zzz: unknown key 'zzz' (known: max_bad_fraction, rules)"
-    ]
+    assert problems(plain) == ["data.contract.zzz: unknown key 'zzz' (known: max_bad_fraction, rules)"]
 
 
 def test_several_mistakes_at_once(plain: Plain) -> None:

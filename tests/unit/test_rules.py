@@ -289,7 +289,13 @@ def test_personal_data() -> None:
 def test_token_rules() -> None:
     """Limits themselves are allowed; the model's context holds where no limit is written."""
     rows = [said(str(n)) for n in range(3)]
-    facts = {"tokens": [10, 100, 101], "longest": [10, 100, 101], "silent": [True, False, False], "unknown": [0, 1, 2], "ends": [True, False, True]}
+    facts = {
+        "tokens": [10, 100, 101],
+        "longest": [10, 100, 101],
+        "silent": [True, False, False],
+        "unknown": [0, 1, 2],
+        "ends": [True, False, True],
+    }
     given = batch(rows, **facts)
     model = ModelFacts(None, 100)
     assert list(rule("too_many_tokens", model=model).check(given)) == [2]

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from components.core.errors import DataError, PostmillError
 from components.data.validation import QUARANTINE
-from flows.data_display import asked, print_examples, print_ignored, rules_table, splits_table
-from flows.data_source import Opened
+from flows.data.display import asked, print_examples, print_ignored, rules_table, splits_table
+from flows.data.source import Opened
 
 
 def validate(console: Console, data: Opened, html: Path | None) -> None:

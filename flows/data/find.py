@@ -19,8 +19,8 @@ from components.data.formats._detect import detect
 from components.data.validation import open_source
 from components.interfaces import BadRow, Format, Row
 from components.services.lineage import Place, Sighting, Wanted
-from flows.data_display import shorten, visible
-from flows.data_source import form_spec, source_section
+from flows.data.display import shorten, visible
+from flows.data.source import form_spec, source_section
 
 SHOWN = 10
 """Places that are listed of one data set."""

@@ -10,8 +10,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from components.core.artifacts import Artifact
-from flows.data_display import splits_of
-from flows.data_source import Opened
+from flows.data.display import splits_of
+from flows.data.source import Opened
 
 HEIGHT = 6
 LIMITS = (512, 1024, 2048)

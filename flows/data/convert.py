@@ -23,8 +23,8 @@ from components.core.errors import ConfigError, DataError
 from components.data.formats._forms import pair_in
 from components.data.validation import Source, open_source
 from components.interfaces import BadRow, Format, RawRow
-from flows.data_display import visible
-from flows.data_source import form_spec, source_section
+from flows.data.display import visible
+from flows.data.source import form_spec, source_section
 
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 LISTED = 20

@@ -20,8 +20,8 @@ from components.data.formats._columns import kind_of
 from components.data.formats._detect import LOOKED_AT, detect
 from components.data.validation import Source, open_source
 from components.interfaces import BadRow, RawRow, Reader
-from flows.data_display import cut, print_conversation, shorten, visible
-from flows.data_source import form_keys, form_spec, reader_keys, source_section
+from flows.data.display import cut, print_conversation, shorten, visible
+from flows.data.source import form_keys, form_spec, reader_keys, source_section
 
 WIDEST = 1_000
 """Columns of a row that are counted."""

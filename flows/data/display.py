@@ -13,6 +13,7 @@ from rich.text import Text
 from components.core.artifacts import Artifact
 from components.core.errors import DataError
 from components.core.kinds import registry
+from components.interfaces import Row
 
 PREFIXES = ("", "chosen_", "rejected_")
 ORDER = ("train", "eval", "test")
