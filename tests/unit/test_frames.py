@@ -24,8 +24,31 @@ ROLES = (
     ("user", "assistant", "user", "assistant"),
     ("system", "user", "assistant", "user", "assistant", "user", "assistant"),
 )
-PIECES = (" ", "\n", "a", "<think>", "</think>", "x\n\ny", "é", "{{", "{%", "<tool_response>", "</tool_call>",
-          "<|im_end|>", "'", '"', "\\", "Z z", "\u2003", "\t", "🙂", "<|channel|>", "final", "\r\n", "&amp;")  # fmt: skip
+PIECES = (
+    " ",
+    "\n",
+    "a",
+    "<think>",
+    "</think>",
+    "x\n\ny",
+    "é",
+    "{{",
+    "{%",
+    "<tool_response>",
+    "</tool_call>",
+    "<|im_end|>",
+    "'",
+    '"',
+    "\\",
+    "Z z",
+    "\u2003",
+    "\t",
+    "🙂",
+    "<|channel|>",
+    "final",
+    "\r\n",
+    "&amp;",
+)
 
 
 def tokenizer(template: str) -> Any:
