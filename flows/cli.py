@@ -144,12 +144,13 @@ def components(
         for name in [kind] if kind else registry.kinds():
             entries = registry.names(name)
             typer.secho(name if entries else f"{name} (none)", bold=True)
+            width = max([16, *map(len, entries)])
             for entry in entries:
                 owner = registry.entry(name, entry).owner
                 origin = "" if owner == BUILT_IN else f"  [{owner} {versions.get(owner, '')}]"
                 broken = registry.broken(name, entry)
                 text = f"cannot be loaded: {broken}" if broken else first_line(registry.get(name, entry))
-                typer.echo(f"  {entry:<16} {text}{origin}")
+                typer.echo(f"  {entry:<{width}} {text}{origin}")
 
 
 @app.command()
