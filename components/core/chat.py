@@ -14,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from components.core.errors import DataError
 
@@ -25,8 +24,7 @@ Span = tuple[int, int]
 TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """Token ids of a conversation, and the stretches of them that are trained on: (first, one past the last)."""
 
     ids: list[int]

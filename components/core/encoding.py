@@ -6,25 +6,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.core.chat import Encoded, Message, Span, Template, token_spans
 from components.core.errors import DataError
-from components.core.frames import Frames
+from components.core.frames import Frame, Frames
+from components.core.segments import Cut, Cutter, Unplaced
 
 PAIR = ("chosen", "rejected")
+KEPT = 4096
+PLACED: list[int] = []
+PLAIN: list[int] = []
+"""Marks of what is still to be tokenised: with the places of its tokens, or without, which is faster."""
 
 
-@dataclass(frozen=True)
-class EncodedRow:
+class EncodedRow(NamedTuple):
     """The sequences of one row: one, or of a preference pair the chosen and the rejected one; or why there are none."""
 
     sequences: tuple[Encoded, ...]
     error: str | None = None
+
+
+class _Job(NamedTuple):
+    """One sequence on its way: whole, or in pieces whose ids are given, or to come (`PLACED`, `PLAIN`)."""
+
+    cut: Cut | None
+    spans: list[Span]
+    given: list[list[int]]
+    messages: Sequence[Message]
+    earlier: int
+
+
+class _Work:
+    """Texts of many rows, tokenised in two calls."""
+
+    def __init__(self, backend: Any, known: dict[str, list[int]]) -> None:
+        self.backend, self.known = backend, known
+        self.placed: list[str] = []
+        self.plain: list[str] = []
+
+    def whole(self, text: str, spans: list[Span]) -> _Job:
+        self.placed.append(text)
+        return _Job(None, spans, [], (), 0)
+
+    def pieces(self, cut: Cut, messages: Sequence[Message], earlier: int) -> _Job:
+        given = []
+        for piece, text in cut.texts([message["content"] for message in messages]):
+            if piece.opens:
+                self.placed.append(text)
+                given.append(PLACED)
+            elif messages[piece.slot]["role"] == "system":
+                given.append(self._remembered(text))
+            else:
+                self.plain.append(text)
+                given.append(PLAIN)
+        return _Job(cut, [], given, messages, earlier)
+
+    def _remembered(self, text: str) -> list[int]:
+        """Many rows have the same system message."""
+        if text not in self.known:
+            if len(self.known) > KEPT:
+                self.known.clear()
+            self.known[text] = self.backend.encode(text, add_special_tokens=False).ids
+        return self.known[text]
+
+    def done(self) -> tuple[Iterator[Any], Iterator[Any]]:
+        placed = self.backend.encode_batch(self.placed, add_special_tokens=False) if self.placed else []
+        plain = self.backend.encode_batch_fast(self.plain, add_special_tokens=False) if self.plain else []
+        return iter(placed), iter(plain)
 
 
 class Encoder:
@@ -32,6 +84,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, ends: frozenset[int]) -> None:
         self.tokenizer, self.ends = tokenizer, ends
+        self._cuts: dict[Frame, Cut | None] = {}
+        self._systems: dict[str, list[int]] = {}
 
     @cached_property
     def template(self) -> Template:
@@ -45,67 +99,91 @@ class Encoder:
     def _frames(self) -> Frames:
         return Frames(self.template)
 
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return Cutter(self.tokenizer)
+
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedRow]:
         """One result a row, in order."""
-        texts: list[str] = []
-        spans: list[list[Span]] = []
-        outcomes: list[int | str] = []
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            raise DataError("the model's tokenizer has no fast form (tokenizer.json), which the loss mask needs")
+        work = _Work(self.tokenizer.backend_tokenizer, self._systems)
+        jobs: list[list[_Job] | str] = []
         for row in rows:
             try:
-                found = [self._text(row, name) for name in _sequences(row)]
+                jobs.append([self._job(row, name, work) for name in _sequences(row)])
             except DataError as error:
-                outcomes.append(str(error))
-                continue
-            outcomes.append(len(found))
-            for text, marks in found:
-                texts.append(text)
-                spans.append(marks)
-        encoded = iter(self._tokenised(texts, spans))
-        return [
-            EncodedRow((), outcome)
-            if isinstance(outcome, str)
-            else EncodedRow(tuple(next(encoded) for _ in range(outcome)))
-            for outcome in outcomes
-        ]
+                jobs.append(str(error))
+        placed, plain = work.done()
+        return [EncodedRow((), job) if isinstance(job, str) else self._row(job, placed, plain) for job in jobs]
+
+    def _job(self, row: Mapping[str, Any], name: str, work: _Work) -> _Job:
+        """What has to be tokenised for one sequence of a row."""
+        if name == "text":
+            # a document ends where the next one may begin; the model has to learn that as well
+            text = row["text"] + (self.tokenizer.eos_token or "")
+            return work.whole(text, [(0, len(text))])
+        tools = row.get("tools")
+        if name == "prompt":
+            return work.whole(self.template.render(row["prompt"], reply=True, tools=tools), [])
+        prompt: list[Message] = [] if name == "messages" else row["prompt"]
+        messages = [*prompt, *row[name]]
+        earlier = sum([message["role"] == "assistant" for message in prompt])
+        frame = self._frames.find(messages, tools)
+        cut = self._cut(frame) if frame else None
+        if cut is None:
+            text, spans = self._frames.spans(messages, tools)
+            return work.whole(text, spans[earlier:])
+        return work.pieces(cut, messages, earlier)
+
+    def _cut(self, frame: Frame) -> Cut | None:
+        if frame not in self._cuts:
+            if len(self._cuts) > KEPT:  # conversations of any length: forget rather than grow
+                self._cuts.clear()
+            self._cuts[frame] = self._cutter.cut(frame)
+        return self._cuts[frame]
+
+    def _row(self, jobs: Sequence[_Job], placed: Iterator[Any], plain: Iterator[Any]) -> EncodedRow:
+        return EncodedRow(tuple([self._result(job, placed, plain) for job in jobs]))
+
+    def _result(self, job: _Job, placed: Iterator[Any], plain: Iterator[Any]) -> Encoded:
+        if job.cut is None:
+            encoding = next(placed)
+            return Encoded(encoding.ids, _inside(encoding, job.spans))
+        pieces = [next(placed) if ids is PLACED else next(plain).ids if ids is PLAIN else ids for ids in job.given]
+        try:
+            encoded = job.cut.assemble(iter(pieces))
+        except Unplaced:
+            text, spans = self._frames.spans(job.messages)
+            encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+            encoded = Encoded(encoding.ids, _inside(encoding, spans))
+        return Encoded(encoded.ids, encoded.spans[job.earlier :]) if job.earlier else encoded
 
     def facts(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
         """By row: `tokens` and `trained` of all its sequences, `longest` of them, whether each `ends`, and is `silent`
         (nothing of it trained), and `unknown` tokens. Numpy arrays."""
         import numpy as np
 
-        sequences = [row.sequences for row in encoded]
-        lengths = [[len(sequence.ids) for sequence in row] for row in sequences]
-        trained = [[_trained(sequence) for sequence in row] for row in sequences]
+        sequences = [sequence for row in encoded for sequence in row.sequences]
+        counts = np.array([len(row.sequences) for row in encoded], dtype=np.int64)
+        some = counts > 0
+        first = (np.cumsum(counts) - counts)[some]
+
+        def by_row(values: list[int], combined: Any) -> Any:
+            found = np.zeros(len(encoded), dtype=np.int64)
+            if values:
+                found[some] = combined.reduceat(np.array(values, dtype=np.int64), first)
+            return found
+
+        lengths, trained = [len(sequence.ids) for sequence in sequences], [_trained(s) for s in sequences]
         return {
-            "tokens": np.array([sum(row) for row in lengths], dtype=np.int64),
-            "longest": np.array([max(row, default=0) for row in lengths], dtype=np.int64),
-            "trained": np.array([sum(row) for row in trained], dtype=np.int64),
-            "silent": np.array([not all(row) for row in trained], dtype=bool),
-            "unknown": np.array([sum(map(self._unknown, row)) for row in sequences], dtype=np.int64),
-            "ends": np.array([all(map(self._ends, row)) for row in sequences], dtype=bool),
+            "tokens": by_row(lengths, np.add),
+            "longest": by_row(lengths, np.maximum),
+            "trained": by_row(trained, np.add),
+            "silent": by_row(trained, np.minimum) == 0,
+            "unknown": by_row([self._unknown(sequence) for sequence in sequences], np.add),
+            "ends": by_row([self._ends(sequence) for sequence in sequences], np.minimum) == 1,
         }
-
-    def _text(self, row: Mapping[str, Any], name: str) -> tuple[str, list[Span]]:
-        """The text of one sequence, and the characters of it that are trained on."""
-        if name == "text":
-            # a document ends where the next one may begin; the model has to learn that as well
-            text = row["text"] + (self.tokenizer.eos_token or "")
-            return text, [(0, len(text))]
-        if name == "messages":
-            return self._frames.spans(row["messages"], row.get("tools"))
-        prompt: list[Message] = row["prompt"]
-        if name == "prompt":
-            return self.template.render(prompt, reply=True, tools=row.get("tools")), []
-        text, spans = self._frames.spans([*prompt, *row[name]], row.get("tools"))
-        earlier = sum(message["role"] == "assistant" for message in prompt)
-        return text, spans[earlier:]
-
-    def _tokenised(self, texts: list[str], spans: list[list[Span]]) -> list[Encoded]:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise DataError("the model's tokenizer has no fast form (tokenizer.json), which the loss mask needs")
-        found = backend.encode_batch(texts, add_special_tokens=False) if texts else []
-        return [Encoded(one.ids, _inside(one, marks)) for one, marks in zip(found, spans, strict=True)]
 
     def _unknown(self, sequence: Encoded) -> int:
         return 0 if self._unknown_id is None else sequence.ids.count(self._unknown_id)

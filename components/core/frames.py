@@ -56,7 +56,7 @@ for _name in {*dir(str), "__bool__", "__html__"} - _ALLOWED - {"__init_subclass_
     setattr(_Content, _name, _refuse)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """The fixed texts around the messages, and where among them the assistant's parts begin and end."""
 
@@ -90,12 +90,17 @@ class Frames:
 
     def spans(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, list[Span]]:
         """As `Template.spans`, the same result faster."""
-        if self.usable and not tools and all(len(message) == 2 for message in messages):
-            roles = tuple([message["role"] for message in messages])
-            frame = self._known[roles] if roles in self._known else self._learn(roles)
-            if frame is not None:
-                return frame.fill([message["content"] for message in messages])
-        return self.template.spans(messages, tools)
+        frame = self.find(messages, tools)
+        if frame is None:
+            return self.template.spans(messages, tools)
+        return frame.fill([message["content"] for message in messages])
+
+    def find(self, messages: Sequence[Message], tools: Any = None) -> Frame | None:
+        """The frame for these messages, if there is one."""
+        if not self.usable or tools or not all([len(message) == 2 for message in messages]):
+            return None
+        roles = tuple([message["role"] for message in messages])
+        return self._known[roles] if roles in self._known else self._learn(roles)
 
     def _learn(self, roles: tuple[str, ...]) -> Frame | None:
         if len(self._known) > 4096:  # conversations of any length: forget rather than grow

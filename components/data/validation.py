@@ -33,6 +33,8 @@ BATCH_BYTES = 8_000_000
 SAMPLE = 100
 """Rows that a form is detected on."""
 EXAMPLES = 3
+FEWER = (1_000_000, 50, 50)
+"""Thresholds of the garbage collector: rows hold no cycles, so looking for them a tenth of the time finds nothing."""
 
 
 @dataclass
@@ -241,8 +243,11 @@ def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
 @contextmanager
 def _few_collections() -> Iterator[None]:
     """Loaded libraries hold a million objects, which the collector would go through again and again."""
+    thresholds = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(*FEWER)
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
