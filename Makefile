@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 RECIPE ?= configs/quickstart.yaml
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework clean
+.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data clean
 
 run: setup data
 	$(BIN)/postmill run $(RECIPE)
@@ -33,6 +33,9 @@ lint: setup
 
 bench-quickstart: setup data
 	$(BIN)/python -m benchmarks.quickstart $(ARGS)
+
+bench-data: setup
+	$(BIN)/python -m benchmarks.data $(ARGS)
 
 bench-framework: setup
 	$(BIN)/python -m benchmarks.framework $(ARGS)

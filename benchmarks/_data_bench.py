@@ -21,7 +21,7 @@ from components.services.workspace import Workspace
 KINDS = {"short": SHORT, "medium": MEDIUM}
 ONE_CORE = ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS")
 SIDES = {
-    "stage": "reads JSONL, detects the form, checks every row against all default rules, renders, tokenises, marks "
+    "stage": "reads JSONL, detects the form, checks every row against the default rules, renders, tokenises, marks "
     "what is trained on; writes good rows byte for byte, in their internal shape and as Arrow, quarantine, report",
     "tokenizer": "encode_batch on texts that were rendered before the clock starts; reads, checks and writes nothing",
     "llamafactory": "get_dataset, stage sft, one process, caches off: reads JSONL, aligns, renders, tokenises, makes "

@@ -18,6 +18,7 @@ from typing import Any
 
 BEGUN = time.perf_counter()
 NEAR = {"near_duplicate": "quarantine", "near_overlap": "quarantine"}
+FAR = {"near_duplicate": "ignore", "near_overlap": "ignore"}
 PORTION = 2048
 
 
@@ -49,7 +50,7 @@ def validated(options: argparse.Namespace, train: Path) -> Any:
     from components.services.data import DataService
     from components.services.workspace import Workspace
 
-    contract = {"max_bad_fraction": 0.05, "rules": NEAR if options.near else {}}
+    contract = {"max_bad_fraction": 0.05, "rules": NEAR if options.near else FAR}
     files = {name: {"type": "jsonl", "path": str(path)} for name, path in (("train", train), ("eval", options.eval))}
     section = DataSection.model_validate({**files, "contract": contract})
     return DataService(Workspace(options.root)).validate(section, artifact(options.model))
