@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-_seen: dict[Path, tuple[object, ...]] = {}
-"""What directories looked like when this process last read them whole and found them right."""
+_seen: dict[Path, str] = {}
+"""What directories looked like when they were last read whole and found right."""
 
 
 class Store:
@@ -147,6 +148,7 @@ class Store:
                 meta = dict(make(staging) or {})
                 manifest = self._write_manifest(staging, identity, kind, parents, meta)
                 _commit(staging, target)
+                _remember(target, _state(target))
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -172,17 +174,14 @@ class Store:
 
     @staticmethod
     def _verified(place: Path, expected: Mapping[str, str]) -> bool:
-        """Whether every file has its digest. A directory that did not change since this process read it is not read
-        again: sizes, times and inodes tell."""
-        state = tuple(
-            (file.name, status.st_size, status.st_mtime_ns, status.st_ino)
-            for file in sorted(place.rglob("*"))
-            for status in [file.stat()]
-        )
-        if _seen.get(place) != state:
+        """Whether every file has its digest. A directory that did not change since it was read is not read again, by
+        this process or a later one: sizes, inodes and times tell, the time of change too, which nobody can set back."""
+        state = _state(place)
+        if state not in (_seen.get(place), _remembered(place)):
             if hash_directory(place) != expected:
                 return False
-            _seen[place] = state
+            _remember(place, state)
+        _seen[place] = state
         return True
 
     @staticmethod
@@ -198,6 +197,32 @@ class Store:
         known = {name: manifest[name] for name in ("kind", "stage", "key", "digest", "parents", "meta")}
         size = sum((place / name).stat().st_size for name in manifest["files"])
         return Artifact(path=place, size=size, **known)
+
+
+def _state(place: Path) -> str:
+    """Changes whenever a file below `place` is written, replaced, added or taken away."""
+    found = [
+        (file.relative_to(place).as_posix(), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        for file in sorted(place.rglob("*"))
+        for status in [file.stat()]
+    ]
+    return hash_json(found)
+
+
+def _memo(place: Path) -> Path:
+    return place.with_name(f"{place.name}.verified")
+
+
+def _remembered(place: Path) -> str | None:
+    memo = _memo(place)
+    return memo.read_text(encoding="utf-8") if memo.is_file() else None
+
+
+def _remember(place: Path, state: str) -> None:
+    scratch = place.with_name(f".{place.name}.verified-{os.getpid()}")
+    with suppress(OSError):  # a store that cannot be written to is verified anew each time
+        scratch.write_text(state, encoding="utf-8")
+        scratch.replace(_memo(place))
 
 
 def _sweep(target: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from components.core import artifacts
 from components.core.artifacts import MANIFEST, Artifact, Identity, Parent, Store
 from components.core.errors import ArtifactError
 
@@ -53,8 +54,8 @@ def build(store: Store, make: Any = None, **changes: Any) -> Artifact:
 
 
 def visible(store: Store) -> list[str]:
-    """Names in the store that are not locks."""
-    return sorted(p.name for p in store.root.glob("*/*") if p.suffix != ".lock")
+    """Names in the store that are neither locks nor notes of what was verified."""
+    return sorted(p.name for p in store.root.glob("*/*") if p.suffix not in (".lock", ".verified"))
 
 
 @pytest.mark.parametrize("part", CHANGES)
@@ -220,3 +221,32 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert log.read_text() == "built\n"
+
+
+def test_what_was_read_is_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process trusts what an earlier one read, as long as nothing was touched: gigabytes take no time (A28)."""
+    made = build(store)
+    monkeypatch.setattr(artifacts, "_seen", {})
+    monkeypatch.setattr(artifacts, "hash_directory", lambda _: pytest.fail("read again"))
+    assert store.find(made.stage, made.key) == made
+
+
+def test_a_change_that_hides_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other bytes of the same size, with the time set back, are found by a later process all the same (A28)."""
+    made = build(store)
+    file = next(path for path in made.path.iterdir() if path.name != MANIFEST)
+    times = file.stat()
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr(artifacts, "_seen", {})
+    assert store.find(made.stage, made.key) is None
+
+
+def test_a_store_that_cannot_be_written_to(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a note of what was verified an artifact is verified anew, and found."""
+    made = build(store)
+    for note in store.root.glob("*/*.verified"):
+        note.unlink()
+    monkeypatch.setattr(artifacts, "_seen", {})
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    assert store.find(made.stage, made.key) == made
