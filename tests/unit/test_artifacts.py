@@ -234,7 +234,7 @@ def test_what_was_read_is_not_read_again(store: Store, monkeypatch: pytest.Monke
 def test_a_change_that_hides_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other bytes of the same size, with the time set back, are found by a later process all the same (A28)."""
     made = build(store)
-    file = next(path for path in made.path.iterdir() if path.name != MANIFEST)
+    file = next(path for path in sorted(made.path.rglob("*")) if path.is_file() and path.name != MANIFEST)
     times = file.stat()
     file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
