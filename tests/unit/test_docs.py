@@ -18,7 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from components.core.kinds import registry
-from components.core.recipe import parse_recipe
+from components.core.recipe import DataSection, parse_recipe
 from components.core.settings import Settings
 from components.interfaces import BadRow, Batch, Measurement, RawRow, Scoreboard
 from components.services.benchmarking import BenchmarkService
@@ -274,3 +274,11 @@ def weights(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(path / "model.safetensors")
+
+
+@pytest.mark.parametrize("text", [b for b in FENCE.findall((ROOT / "docs" / "data.md").read_text()) if b[0] == "yaml"])
+def test_the_data_guide_is_valid(text: tuple[str, str]) -> None:
+    """Every recipe fragment of the data guide is accepted as it stands (A36)."""
+    fragment = yaml.safe_load(text[1])
+    if "data" in fragment:
+        assert DataSection.model_validate(fragment["data"]).readers()
