@@ -114,6 +114,16 @@ class Reader(Component, ABC):
     def fingerprint(self) -> Mapping[str, str]:
         """sha256 of every file behind the source, by path or address; a DataError if there are none."""
 
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the rows: the configuration, and the content of the files in order. Where the files lie does not
+        matter unless their names decide how they are read."""
+        config = self.config.model_dump(mode="json", exclude={"path"})
+        return {"config": config, "files": list(self.fingerprint().values())}
+
+    def classes(self) -> Sequence[type]:
+        """The classes whose code reads the rows."""
+        return (type(self),)
+
     @abstractmethod
     def rows(self) -> Iterator[RawRow]:
         """Every row in order, malformed ones included (with `error` set).
