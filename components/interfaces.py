@@ -177,23 +177,29 @@ class Batch:
     def __init__(
         self,
         split: str,
-        start: int,
+        positions: Sequence[int],
         raws: Sequence[RawRow],
         rows: Sequence[Row],
         shape: str,
         tokens: Mapping[str, Any] | None = None,
     ) -> None:
         self.split = split
-        self.start = start
-        """Position in the split of the first row, counting rows that parsed."""
+        self.positions = positions
+        """Where each row stands in the split, counting rows that parsed; those that were thrown out leave holes."""
         self.raws, self.rows, self.shape = raws, rows, shape
         self.tokens = tokens
         """Facts by row once tokenised, numpy arrays; see `Encoder.facts`."""
 
-    def some(self, positions: Sequence[int], tokens: Mapping[str, Any]) -> Batch:
+    def some(self, chosen: Sequence[int], tokens: Mapping[str, Any] | None = None) -> Batch:
         """Some of the rows, in a batch of their own."""
-        raws, rows = [self.raws[i] for i in positions], [self.rows[i] for i in positions]
-        return Batch(self.split, self.start, raws, rows, self.shape, tokens)
+        positions, raws = [self.positions[i] for i in chosen], [self.raws[i] for i in chosen]
+        made = Batch(self.split, positions, raws, [self.rows[i] for i in chosen], self.shape, tokens)
+        for name in ("digests", "prompts"):
+            if name in vars(self):
+                vars(made)[name] = [vars(self)[name][i] for i in chosen]
+        if len(chosen) == len(self.rows) and "messages" in vars(self):
+            vars(made)["messages"] = self.messages
+        return made
 
     @cached_property
     def digests(self) -> list[bytes]:
@@ -235,12 +241,19 @@ class Rule(Component, ABC):
 
     Config: ClassVar[type[StrictConfig]] = RuleConfig
     config: Any
+
+    def shown(self, text: str) -> str:
+        """A row that breaks it, as it may be shown and kept: without what nobody is to see."""
+        return text
+
     shapes: ClassVar[tuple[str, ...]] = SHAPES
     """Shapes of row that it says something about."""
     on_tokens: ClassVar[bool] = False
     """True: it reads the columns of `Batch.tokens`, and waits for the rows to be tokenised."""
+    compares: ClassVar[bool] = False
+    """True: it compares rows, and sees only those that no other rule refused."""
     guess: ClassVar[bool] = False
-    """True: it estimates, so an exact rule that the same row breaks names it."""
+    """True: it estimates, and is asked after the exact ones."""
 
     def prepare(self, model: ModelFacts | None, scratch: Path) -> None:
         """Called once before the first batch. `scratch` takes files that do not fit in memory; it is thrown away."""
@@ -288,6 +301,16 @@ class ModelFacts:
 
 class Trainer(Component, ABC):
     """Turns a model and a data set into a trained artifact."""
+
+    shapes: ClassVar[tuple[str, ...]] = ("conversation",)
+    """Shapes of row that it learns from."""
+
+    def problem(self, dataset: Artifact) -> str | None:
+        """Why it cannot be trained on this data set, told before any work; None if it can."""
+        shape = dataset.meta["shape"]
+        if shape in self.shapes:
+            return None
+        return f"this trainer takes rows of shape {' or '.join(self.shapes)}, the data set holds {shape}"
 
     @classmethod
     @abstractmethod

@@ -28,6 +28,7 @@ def print_check(console: Console, recipe: Recipe, application: Application) -> N
     base = ModelService(application.workspace).fetch(recipe.model)
     _title(console, "data")
     dataset = DataService(application.workspace).validate(recipe.data, base)
+    DataService(application.workspace).require(recipe, dataset)
     print_data(console, dataset)
     _title(console, "estimates")
     _print_estimates(console, recipe, recipe.model.build().parameters() or 0, application.workspace.root)

@@ -85,7 +85,10 @@ def step(**options: Any) -> Callable[[F], F]:
 @step(name="validate data")
 def validate(recipe: Recipe, base: Artifact) -> Artifact:
     """Rows that passed the contract, as tokens of the base model."""
-    return current().get(DataService).validate(recipe.data, base)
+    service = current().get(DataService)
+    dataset = service.validate(recipe.data, base)
+    service.require(recipe, dataset)
+    return dataset
 
 
 @step(name="fetch model", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=lambda _t, _r, s: _is_network(s))

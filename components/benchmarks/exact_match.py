@@ -71,22 +71,27 @@ class ExactMatch(Benchmark):
 
 
 def _score(row_id: str, expected_text: str, answer: Generation) -> dict[str, Any]:
-    expected = json.loads(expected_text)
-    try:
-        found = json.loads(answer.text)
-    except (json.JSONDecodeError, RecursionError):
-        found = None
+    said = {"id": row_id, "answer": answer.text, "tokens": answer.tokens, "finished": answer.finished}
+    expected, found = _parsed(expected_text), _parsed(answer.text)
+    if not isinstance(expected, dict) or not expected:
+        # plain text: the same words, whatever the spacing
+        return {**said, "exact_match": int(answer.text.split() == expected_text.split())}
     valid = isinstance(found, dict)
     right = sum(valid and key in found and same(found[key], value) for key, value in expected.items())
     return {
-        "id": row_id,
+        **said,
         "exact_match": int(valid and found.keys() == expected.keys() and right == len(expected)),
         "json_valid": int(valid),
         "field_accuracy": right / len(expected),
-        "answer": answer.text,
-        "tokens": answer.tokens,
-        "finished": answer.finished,
     }
+
+
+def _parsed(text: str) -> Any:
+    """The text as JSON, None if it is none."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -99,6 +104,9 @@ def same(found: Any, expected: Any) -> bool:
 
 
 def _means(results: list[dict[str, Any]]) -> dict[str, float]:
-    return {
-        name: sum(r[name] for r in results) / len(results) for name in ("exact_match", "json_valid", "field_accuracy")
+    """Over the rows that have the figure: plain text is neither JSON nor has it fields."""
+    figures = {
+        name: [result[name] for result in results if name in result]
+        for name in ("exact_match", "json_valid", "field_accuracy")
     }
+    return {name: sum(values) / len(values) for name, values in figures.items() if values}

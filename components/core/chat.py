@@ -165,8 +165,23 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 def encode_chat(tokenizer: Any, messages: Sequence[Message], tools: Any = None) -> Encoded:
     """Token ids of a whole conversation, and which of them are trained on."""
     text, spans = Template(tokenizer).spans(messages, tools)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return Encoded(list(encoded["input_ids"]), token_spans(encoded["offset_mapping"], spans))
+    encoding = whole_backend(tokenizer).encode(text, add_special_tokens=False)
+    return Encoded(encoding.ids, token_spans(encoding.offsets, spans))
+
+
+def whole_backend(tokenizer: Any) -> Any:
+    """The tokenizer's fast core, without the truncation and padding that a `tokenizer.json` may ask for."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError("the model's tokenizer has no fast form (tokenizer.json), which the loss mask needs")
+    if backend.truncation is None and backend.padding is None:
+        return backend
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def token_spans(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:

@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 
-from components.core.artifacts import Artifact, hash_file
+from components.core.artifacts import MANIFEST, Artifact, hash_file
 from components.core.chat import Message
 from components.core.errors import ArtifactError, DataError
 
+WEIGHTS = (".safetensors", ".gguf", ".onnx", ".data")
 IGNORED = -100
 """Label of a token that is not trained on, as in torch and transformers."""
 
@@ -92,7 +93,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def tokenizer_files(model: Path) -> dict[str, str]:
-    """sha256 of the files that decide how a model directory's tokenizer works, found without loading it."""
-    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-             "generation_config.json", "config.json")  # fmt: skip
-    return {name: hash_file(model / name) for name in names if (model / name).is_file()}
+    """sha256 of every file of a model directory but its weights: what decides how its tokenizer works, and more."""
+    files = [path for path in sorted(model.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(model).as_posix(): hash_file(path)
+        for path in files
+        if path.suffix not in WEIGHTS and path.name not in (MANIFEST, "model.safetensors.index.json")
+    }

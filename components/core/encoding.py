@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.core.chat import Encoded, Message, Span, Template, token_spans
+from components.core.chat import Encoded, Message, Span, Template, token_spans, whole_backend
 from components.core.errors import DataError
 from components.core.frames import Frame, Frames
 from components.core.segments import Cut, Cutter, Unplaced
@@ -84,6 +84,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, ends: frozenset[int]) -> None:
         self.tokenizer, self.ends = tokenizer, ends
+        self.backend = whole_backend(tokenizer)
         self._cuts: dict[Frame, Cut | None] = {}
         self._systems: dict[str, list[int]] = {}
 
@@ -101,13 +102,11 @@ class Encoder:
 
     @cached_property
     def _cutter(self) -> Cutter:
-        return Cutter(self.tokenizer)
+        return Cutter(self.backend)
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedRow]:
         """One result a row, in order."""
-        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
-            raise DataError("the model's tokenizer has no fast form (tokenizer.json), which the loss mask needs")
-        work = _Work(self.tokenizer.backend_tokenizer, self._systems)
+        work = _Work(self.backend, self._systems)
         jobs: list[list[_Job] | str] = []
         for row in rows:
             try:
@@ -155,7 +154,7 @@ class Encoder:
             encoded = job.cut.assemble(iter(pieces))
         except Unplaced:
             text, spans = self._frames.spans(job.messages)
-            encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+            encoding = self.backend.encode(text, add_special_tokens=False)
             encoded = Encoded(encoding.ids, _inside(encoding, spans))
         return Encoded(encoded.ids, encoded.spans[job.earlier :]) if job.earlier else encoded
 

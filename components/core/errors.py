@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 
 
@@ -34,6 +35,14 @@ class ConfigError(PostmillError, ValueError):
 
 class DataError(PostmillError):
     """Rows that would waste a training run: missing, malformed, empty or leaking."""
+
+
+class ContractBroken(DataError):
+    """Too many bad rows, or one that a rule does not allow. `kept`: where the list of them and the report are."""
+
+    def __init__(self, message: str, kept: Path) -> None:
+        super().__init__(message)
+        self.kept = kept
 
 
 class ArtifactError(PostmillError):

@@ -91,8 +91,8 @@ def _first(encoding: Any, place: int) -> int:
 class Cutter:
     """Knows where one tokenizer's special tokens stand, and whether text may be cut there."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.backend = tokenizer.backend_tokenizer
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
         core = json.loads(self.backend.to_str())
         self._tokens = [token["content"] for token in core["added_tokens"]]
         options = ("lstrip", "rstrip", "single_word", "normalized")

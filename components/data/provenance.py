@@ -6,16 +6,19 @@ it. A run refuses files that are not what was locked.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from components.core.errors import DataError
 from components.core.recipe import DataSection
 
 Files = Mapping[str, Mapping[str, str]]
 """Split -> path or address -> sha256."""
+EMPTY = hashlib.sha256().hexdigest()
 HELD_OUT = re.compile(
     r"(?:^|[-_./:])(test|eval|valid|validation|dev|heldout|holdout)(?:[-_.:/]|\d*\.|$)", re.IGNORECASE
 )
@@ -27,18 +30,38 @@ def check_splits(section: DataSection, files: Files) -> None:
     for split, found in files.items():
         for path, digest in found.items():
             known_split, known_path = place.setdefault(digest, (split, path))
-            if known_split != split:
+            if known_split != split and digest != EMPTY:
                 raise DataError(
-                    f"'{path}' ({split}) has the same content as '{known_path}' ({known_split}); "
-                    "rows that a model is measured on must not be trained on"
+                    f"'{path}' ({split}) has the same content as '{known_path}' ({known_split}); rows that a model is "
+                    "measured on must not be trained on: name other files for one of them"
                 )
-    several = len(files.get("train", ())) > 1
-    strays = [path for path in files.get("train", ()) if HELD_OUT.search(Path(path).name)]
-    if several and strays:
+    _check_chunks(section)
+    named = set(_texts(section.train.config.model_dump(mode="json")))
+    strays = [path for path in files.get("train", ()) if path not in named and HELD_OUT.search(Path(path).name)]
+    if strays:
         raise DataError(
             f"data.train takes in '{strays[0]}', which by its name is held out; name the training files one by one, "
             "or move it elsewhere"
         )
+
+
+def _check_chunks(section: DataSection) -> None:
+    """Chunks that overlap share text, so a document must stay in one split."""
+    overlapping = getattr(section.train.config, "overlap_chars", 0)
+    if overlapping and section.split and section.split.group_by is None:
+        raise DataError(
+            f"data.split: chunks that share overlap_chars={overlapping} characters would stand in training and in "
+            "evaluation; keep a document's chunks together with split.group_by=file"
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a configuration."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def write_lock(path: Path, files: Files) -> None:
@@ -82,8 +105,11 @@ def _changes(lock: Path, files: Files) -> list[str]:
 
 def _read(lock: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(lock.read_text(encoding="utf-8"))["files"])
+        found = json.loads(lock.read_text(encoding="utf-8"))["files"]
+        if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
+            raise ValueError("'files' must map paths to digests")
+        return found
     except FileNotFoundError as error:
         raise DataError(f"the lock '{lock}' does not exist; write it with: postmill data lock RECIPE") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"the lock '{lock}' is damaged: {error}; write it again: postmill data lock RECIPE") from error

@@ -12,7 +12,6 @@ from components.core.recipe import DataSection
 from components.data.page import render_page
 from components.data.validation import Outcome, Source, Validation
 from components.data.writer import index_content
-from components.interfaces import Rule
 
 LIBRARIES = ("orjson", "pandera", "polars", "pyarrow", "tokenizers", "transformers", "trl")
 
@@ -35,7 +34,7 @@ def build_report(
         "max_bad_fraction": section.contract.max_bad_fraction,
         "content": {split: index_content(validation.out / f"{split}.arrow") for split in outcomes},
         "rules": _total(outcomes),
-        "contract": [_rule(name, validation, outcomes) for name in _names(validation, outcomes)],
+        "contract": [_rule(name, validation, outcomes) for name in validation.contract.rules],
         "ignored": sorted(set(section.contract.known_rules()) - set(validation.contract.rules)),
         "splits": {split: outcome.statistics.report() for split, outcome in outcomes.items()},
         "template": validation.encoder.template_facts() if validation.encoder else None,
@@ -57,39 +56,17 @@ def _total(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
     return found
 
 
-def _names(validation: Validation, outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What a row may break: reading it, its form, the rules, and the chat template."""
-    before = ["parse", "encoding", "too_big", "schema"]
-    return list(dict.fromkeys([*before, *validation.contract.rules, "template", *_total(outcomes)]))
-
-
 def _rule(name: str, validation: Validation, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    rule = validation.contract.rules.get(name)
+    rule = validation.contract.rules[name]
+    examples = [records for (_, broken), records in validation.examples.items() if broken == name]
     return {
         "rule": name,
-        "about": rule.summary() if rule else ALWAYS.get(name, ""),
-        "action": rule.config.action if rule else "quarantine",
-        "checked": _checked(name, rule, validation),
+        "about": rule.summary(),
+        "action": rule.config.action,
+        "checked": validation.shape in rule.shapes and (validation.encoder is not None or not rule.on_tokens),
         "broken": {split: outcome.rules[name] for split, outcome in outcomes.items() if outcome.rules[name]},
-        "examples": validation.examples.get(name, []),
+        "examples": [record for records in examples for record in records],
     }
-
-
-def _checked(name: str, rule: Rule | None, validation: Validation) -> bool:
-    """Whether the rule had anything to say about rows of this shape, with or without tokens."""
-    tokenised = validation.encoder is not None
-    if rule is None:
-        return name != "template" or tokenised
-    return validation.shape in rule.shapes and (tokenised or not rule.on_tokens)
-
-
-ALWAYS = {
-    "parse": "The row can be read.",
-    "encoding": "The row's bytes are text in the declared encoding.",
-    "too_big": "The row is not longer than the reader's `max_row_bytes`.",
-    "schema": "The row has the form that was declared or detected.",
-    "template": "The model's chat template takes the conversation.",
-}
 
 
 def _model(model: Artifact, validation: Validation) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
@@ -20,18 +20,17 @@ class Statistics:
     def __init__(self) -> None:
         self.values = {name: array("i") for name in FIGURES}
 
-    def add(self, batch: Batch, chosen: Sequence[int], facts: Mapping[str, Any]) -> None:
-        """Count the rows at these positions; `facts` (numpy, one value a chosen row) are there once tokenised."""
+    def add(self, batch: Batch) -> None:
+        """Count the rows of a batch; its `tokens` are there once tokenised."""
         import polars as pl
 
         lengths = batch.messages.group_by("row").agg(pl.len(), pl.col("content").str.len_chars().sum())
-        rows = pl.DataFrame({"row": chosen}, schema={"row": pl.Int32}).join(
-            lengths, on="row", how="left", maintain_order="left"
-        )
+        rows = pl.DataFrame({"row": range(len(batch.rows))}, schema={"row": pl.Int32})
+        rows = rows.join(lengths, on="row", how="left", maintain_order="left")
         self.values["messages"].extend(rows["len"].fill_null(0).to_list())
         self.values["characters"].extend(rows["content"].fill_null(0).to_list())
-        for name in FIGURES[2:] if facts else ():
-            self.values[name].extend(facts[name].tolist())
+        for name in FIGURES[2:] if batch.tokens else ():
+            self.values[name].extend(batch.tokens[name].tolist())  # type: ignore[index]
 
     def keep(self, kept: Sequence[bool]) -> None:
         """Forget the rows that were taken out again."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,21 @@ def open_source(spec: Spec, default: Spec | None) -> Source:
     reader: Reader = spec.build()
     names, formats = zip(*(_format(part, default) for part in reader.parts()), strict=True)
     if len({form.shape for form in formats}) > 1:
-        raise DataError(f"a mixture needs rows of one shape, found {', '.join(form.shape for form in formats)}")
+        found = "; ".join(
+            f"{next(iter(part.fingerprint()), '?')}: {name}, which is {form.shape}"
+            for part, name, form in zip(reader.parts(), names, formats, strict=True)
+        )
+        raise DataError(f"a mixture needs rows of one shape, found {found}; take a source out, or name its format")
     return Source(reader, list(formats), list(names))
+
+
+def check_group(section: DataSection, part: Reader) -> None:
+    """A DataError if `split.group_by` names a column that no row has."""
+    column = section.split and section.split.group_by
+    values = [row.value for row in islice((row for row in part.rows() if row.error is None), SAMPLE)]
+    if column and values and not any(isinstance(value, Mapping) and column in value for value in values):
+        columns = sorted({str(key) for value in values if isinstance(value, Mapping) for key in value})
+        raise DataError(f"split.group_by: no row has a column '{column}'; columns found: {', '.join(columns)}")
 
 
 def _format(part: Reader, default: Spec | None) -> tuple[str, Format]:
@@ -103,13 +116,13 @@ class Validation:
         scratch = out / ".scratch"
         scratch.mkdir()
         self.contract = Contract(section.contract.all_rules(), model, scratch)
-        self.examples: dict[str, list[dict[str, Any]]] = {}
+        self.examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._systems: set[str | None] = set()
 
     def first_examples(self, split: str) -> list[dict[str, Any]]:
         """A few of the split's bad rows, one of each rule first."""
-        found = [record for records in self.examples.values() for record in records if record["split"] == split]
-        return found[:5]
+        mine = [records for (name, _), records in self.examples.items() if name == split]
+        return [record for turn in zip_longest(*mine) for record in turn if record][:5]
 
     def common_system(self) -> str | None:
         """The system message if all training rows share one: what a served model has to be asked with."""
@@ -118,6 +131,14 @@ class Validation:
     def run(self, sources: Mapping[str, Source]) -> dict[str, Outcome]:
         """The outcome by split. `sources` by split; a split that is held out has none of its own."""
         self.shape = sources["train"].shape
+        for part in sources["train"].reader.parts():
+            check_group(self.section, part)
+        other = [f"{split} {source.shape}" for split, source in sources.items() if source.shape != self.shape]
+        if other:
+            raise DataError(
+                f"all splits need rows of one shape, found train {self.shape}, {', '.join(other)}; "
+                "name the format under data, or inside a split's reader"
+            )
         member = membership(self.section.split) if self.section.split else None
         names = [name for name in SPLITS if name in sources or (member and _wanted(self.section, name))]
         with (self.out / QUARANTINE).open("wb") as self._quarantine, _few_collections():
@@ -159,24 +180,29 @@ class Validation:
             except BadRow as error:
                 if counts_bad:
                     self._reject(outcome, Bad.of(raw, [(raw.rule if raw.error else "schema", str(error))]))
-        return Batch(name, start, kept, rows, source.shape)
+        return Batch(name, range(start, start + len(rows)), kept, rows, source.shape)
 
     def _check(self, batch: Batch, writer: SplitWriter, outcome: Outcome) -> None:
-        """Rules, tokens, rules on tokens; what is left is written."""
+        """Rules, tokens, rules on tokens, rules between rows; what is left is written."""
         if not batch.rows:
             return
         broken = self.contract.check(batch)
-        chosen = [position for position in range(len(batch.rows)) if position not in broken]
+        chosen = [place for place in range(len(batch.rows)) if place not in broken]
         encoded, facts = self._encode(batch, chosen, broken)
-        good = [i for i, position in enumerate(chosen) if position not in broken]
+        good = [i for i, place in enumerate(chosen) if place not in broken]
+        left = [chosen[i] for i in good]
+        for position, reasons in self.contract.compare(batch.some(left)).items():
+            broken[left[position]] = reasons
+        good = [i for i in good if chosen[i] not in broken]
         chosen, encoded = [chosen[i] for i in good], [encoded[i] for i in good if encoded]
-        for position in sorted(broken):
-            self._reject(outcome, Bad.of(batch.raws[position], broken[position]))
-        writer.write(batch, chosen, encoded)
-        if batch.split == "train" and len(self._systems) < 2:
-            self._systems |= {_system(batch.rows[i]) for i in chosen}
-        outcome.statistics.add(batch, chosen, {name: values[good] for name, values in facts.items()})
+        for place in sorted(broken):
+            self._reject(outcome, Bad.of(batch.raws[place], broken[place]))
+        kept = batch.some(chosen, {name: values[good] for name, values in facts.items()})
+        writer.write(kept, encoded)
+        outcome.statistics.add(kept)
         outcome.good += len(chosen)
+        if batch.split == "train" and len(self._systems) < 2:
+            self._systems |= {_system(row) for row in kept.rows}
 
     def _encode(
         self, batch: Batch, chosen: Sequence[int], broken: Broken
@@ -186,32 +212,29 @@ class Validation:
             return [], {}
         encoded = self.encoder.encode([batch.rows[i] for i in chosen])
         facts = self.encoder.facts(encoded)
-        tokenised = batch.some(chosen, facts)
-        for position, reasons in self.contract.check(tokenised).items():
+        for position, reasons in self.contract.check(batch.some(chosen, facts)).items():
             broken[chosen[position]] = reasons
-        for position, row in zip(chosen, encoded, strict=True):
+        for place, row in zip(chosen, encoded, strict=True):
             if row.error is not None:
-                broken[position] = [("template", row.error)]
+                broken[place] = [("template", row.error)]
         return encoded, facts
 
     def _finish(self, shape: str, writer: SplitWriter, outcome: Outcome) -> None:
         """Take out what is known to be bad only now that every row was seen."""
         broken = self.contract.finish(outcome.split, shape)
-        written = set(writer.seen)
-        broken = {position: reasons for position, reasons in broken.items() if position in written}
         if not broken:
             return
         outcome.statistics.keep([position not in broken for position in writer.seen])
         for position, file, line, raw in writer.remove(broken):
             self._reject(outcome, Bad.of(RawRow(line, raw, file=file), broken[position]))
-        outcome.good -= len(broken)
+            outcome.good -= 1
 
     def _reject(self, outcome: Outcome, bad: Bad) -> None:
         outcome.bad += 1
         outcome.rules[bad.rule] += 1
-        record = bad.record(outcome.split)
+        record = bad.record(outcome.split, self.contract.shown)
         self._quarantine.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        shown = self.examples.setdefault(bad.rule, [])
+        shown = self.examples.setdefault((outcome.split, bad.rule), [])
         if len(shown) < EXAMPLES:
             shown.append(record)
 

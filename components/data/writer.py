@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -43,8 +44,8 @@ class RawFile:
         return self.framing.between or (b"" if self._last == b"\n" else b"\n")
 
     def close(self) -> None:
-        self._handle.write(self.framing.end)
-        self._handle.close()
+        with self._handle:
+            self._handle.write(self.framing.end)
 
     def reread(self) -> Iterator[bytes]:
         """The rows once more, in order."""
@@ -60,7 +61,10 @@ class RawFile:
 
 
 class SplitWriter:
-    """Writes the good rows of a split as they come, and takes some out again if they turn out bad in the end."""
+    """Writes the good rows of a split as they come, and takes some out again if they turn out bad in the end.
+
+    A context manager: whatever happens within, its files are closed.
+    """
 
     def __init__(self, folder: Path, split: str, shape: str, reader: Reader, tokenised: bool) -> None:
         self.folder, self.split = folder, split
@@ -71,8 +75,15 @@ class SplitWriter:
         """Position in the split (rows that parsed counted) of every row that was written."""
         self._parts = array("h")
         self._raw: dict[int, RawFile] = {}
-        self._rows = self.path("rows.jsonl").open("wb")
+        self._open = ExitStack()
+        self._rows = self._open.enter_context(self.path("rows.jsonl").open("wb"))
         self._index: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.split}.{ending}"
@@ -82,29 +93,31 @@ class SplitWriter:
         number = f"{part}." if len(self.framings) > 1 else ""
         return self.path(f"{number}{self.framings[part].suffix}")
 
-    def write(self, batch: Batch, chosen: Sequence[int], encoded: Sequence[EncodedRow]) -> None:
-        """The rows at these positions of the batch; `encoded` belongs to them, and is empty without a tokenizer."""
-        for position in chosen:
-            self._write_raw(batch.raws[position])
-        self._rows.write(b"".join([orjson.dumps(batch.rows[i], option=orjson.OPT_APPEND_NEWLINE) for i in chosen]))
-        self.seen.extend([batch.start + position for position in chosen])
-        self._append(self._table(batch, chosen, encoded))
+    def write(self, batch: Batch, encoded: Sequence[EncodedRow]) -> None:
+        """Good rows; `encoded` belongs to them, and is empty without a tokenizer."""
+        if not batch.rows:
+            return
+        for raw in batch.raws:
+            self._write_raw(raw)
+        self._rows.write(b"".join([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in batch.rows]))
+        self.seen.extend(batch.positions)
+        self._append(self._table(batch, encoded))
 
     def _write_raw(self, row: RawRow) -> None:
         if row.part not in self._raw:
             self._raw[row.part] = RawFile(self.raw_path(row.part), self.framings[row.part])
+            self._open.callback(self._raw[row.part].close)
         self._raw[row.part].write(row.raw)
         self._parts.append(row.part)
 
-    def _table(self, batch: Batch, chosen: Sequence[int], encoded: Sequence[EncodedRow]) -> Any:
+    def _table(self, batch: Batch, encoded: Sequence[EncodedRow]) -> Any:
         import pyarrow as pa
 
-        raws = [batch.raws[i] for i in chosen]
         columns = {
-            "digest": pa.array([batch.digests[i] for i in chosen], pa.binary(16)),
-            "said": pa.array([said_digest(batch.prompts[i]) for i in chosen], pa.binary(16)),
-            "file": pa.array([self.files.setdefault(raw.file, len(self.files)) for raw in raws], pa.int32()),
-            "line": pa.array([raw.line for raw in raws], pa.int64()),
+            "digest": pa.array(batch.digests, pa.binary(16)),
+            "said": pa.array([said_digest(prompt) for prompt in batch.prompts], pa.binary(16)),
+            "file": pa.array([self.files.setdefault(raw.file, len(self.files)) for raw in batch.raws], pa.int32()),
+            "line": pa.array([raw.line for raw in batch.raws], pa.int64()),
         }
         for number, prefix in enumerate(self.prefixes):
             sequences = [row.sequences[number] for row in encoded]
@@ -116,69 +129,84 @@ class SplitWriter:
         import pyarrow as pa
 
         if self._index is None:
-            self._index = pa.ipc.new_stream(str(self.path("arrow")), table.schema)
+            self._index = self._open.enter_context(pa.ipc.new_stream(str(self.path("arrow")), table.schema))
         self._index.write_batch(table)
 
     def close(self) -> None:
-        """Finish all files."""
-        for raw in self._raw.values():
-            raw.close()
-        self._rows.close()
-        if self._index is not None:
-            self._index.close()
+        """Finish all files; once more is harmless."""
+        self._open.close()
+
+    def kept(self, positions: Collection[int]) -> Any:
+        """numpy, one a row that was written: false for those at these positions of the split."""
+        import numpy as np
+
+        seen = np.array(self.seen, dtype=np.int64)
+        taken = positions if isinstance(positions, np.ndarray) else np.fromiter(positions, np.int64, len(positions))
+        places = np.searchsorted(seen, taken)
+        keep = np.ones(len(seen), dtype=bool)
+        places, taken = places[places < len(seen)], taken[places < len(seen)]
+        keep[places[seen[places] == taken]] = False
+        return keep
 
     def remove(self, positions: Collection[int]) -> Iterator[tuple[int, str, int, bytes]]:
-        """Take out rows that were written, after `close`: position in the split, file, line and bytes of each."""
-        keep = [position not in positions for position in self.seen]
-        names = list(self.files)
-        places = self._filter_index(keep)
-        rows = self._filter_raw(keep)
-        self._filter_rows(keep)
-        positions_in_order = [position for position, kept in zip(self.seen, keep, strict=True) if not kept]
-        for position, (file, line), raw in zip(positions_in_order, places, rows, strict=True):
-            yield position, names[file], line, raw
-        self.seen = array("q", [position for position, kept in zip(self.seen, keep, strict=True) if kept])
+        """Take out rows at these positions of the split, after `close`: position, file, line and bytes of each.
 
-    def _filter_raw(self, keep: Sequence[bool]) -> list[bytes]:
-        old = {part: raw.reread() for part, raw in self._raw.items()}
-        new = {part: RawFile(raw.path.with_suffix(".new"), raw.framing) for part, raw in self._raw.items()}
-        removed = []
-        for part, kept in zip(self._parts, keep, strict=True):
-            raw = next(old[part])
-            new[part].write(raw) if kept else removed.append(raw)
-        for part, file in new.items():
-            file.close()
-            file.path = file.path.replace(self._raw[part].path)
+        Positions that were not written (a Collection or numpy) do not matter. Rows are handed over as they are passed
+        and none is kept in memory; the files are replaced, and `seen` with them, only when the iterator was exhausted.
+        """
+        import numpy as np
+
+        keep = self.kept(positions)
+        if keep.all():
+            return
+        paths = [self.path("rows.jsonl"), self.path("arrow"), *(raw.path for raw in self._raw.values())]
+        try:
+            with ExitStack() as files:
+                new = {part: RawFile(_new(raw.path), raw.framing) for part, raw in self._raw.items()}
+                for raw in new.values():
+                    files.callback(raw.close)
+                yield from self._copy(files, new, keep)
+        except BaseException:
+            for path in paths:
+                _new(path).unlink(missing_ok=True)
+            raise
+        for path in paths:
+            _new(path).replace(path)
+        for part, raw in new.items():
+            raw.path = self._raw[part].path
         self._raw = new
-        self._parts = array("h", [part for part, kept in zip(self._parts, keep, strict=True) if kept])
-        return removed
+        self._parts = array("h", np.array(self._parts, dtype=np.int16)[keep].tobytes())
+        self.seen = array("q", np.array(self.seen, dtype=np.int64)[keep].tobytes())
 
-    def _filter_rows(self, keep: Sequence[bool]) -> None:
-        path = self.path("rows.jsonl")
-        with path.open("rb") as old, path.with_suffix(".new").open("wb") as new:
-            new.writelines(line for line, kept in zip(old, keep, strict=True) if kept)
-        path.with_suffix(".new").replace(path)
-
-    def _filter_index(self, keep: Sequence[bool]) -> list[tuple[int, int]]:
-        """Rewrite the index; gives (file, line) of what was taken out."""
+    def _copy(self, files: ExitStack, new: dict[int, RawFile], keep: Any) -> Iterator[tuple[int, str, int, bytes]]:
+        """Rows, raw rows and index in step: those to keep into new files, the others handed over."""
         import pyarrow as pa
-        import pyarrow.compute  # `pa.compute` is there only once imported
 
-        path, start = self.path("arrow"), 0
-        removed: list[tuple[int, int]] = []
-        with (
-            pa.memory_map(str(path)) as source,
-            pa.ipc.open_stream(source) as old,
-            pa.ipc.new_stream(str(path.with_suffix(".new")), old.schema) as new,
-        ):
-            for batch in old:
-                mask = pa.array(keep[start : start + len(batch)])
-                start += len(batch)
-                new.write_batch(batch.filter(mask))
-                out = batch.filter(pa.compute.invert(mask))
-                removed += zip(out["file"].to_pylist(), out["line"].to_pylist(), strict=True)
-        path.with_suffix(".new").replace(path)
-        return removed
+        names, start = list(self.files), 0
+        old = {part: raw.reread() for part, raw in self._raw.items()}
+        rows = files.enter_context(self.path("rows.jsonl").open("rb"))
+        kept_rows = files.enter_context(_new(self.path("rows.jsonl")).open("wb"))
+        # not memory-mapped: all of it is read, and would stay
+        source = files.enter_context(pa.OSFile(str(self.path("arrow"))))
+        index = files.enter_context(pa.ipc.open_stream(source))
+        kept_index = files.enter_context(pa.ipc.new_stream(str(_new(self.path("arrow"))), index.schema))
+        for batch in index:
+            kept = keep[start : start + len(batch)]
+            kept_index.write_batch(batch.filter(pa.array(kept)))
+            places = zip(kept.tolist(), batch["file"].to_pylist(), batch["line"].to_pylist(), strict=True)
+            for at, (stays, file, line) in enumerate(places, start):
+                part, row = self._parts[at], next(rows)
+                raw = next(old[part])
+                if stays:
+                    new[part].write(raw)
+                    kept_rows.write(row)
+                else:
+                    yield self.seen[at], names[file], line, raw
+            start += len(batch)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _lists(values: Sequence[list[int]]) -> Any:

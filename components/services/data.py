@@ -7,6 +7,7 @@ one internal shape, their tokens as this model will see them, the quarantine, an
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,16 @@ from components.core.artifacts import Artifact, write_json
 from components.core.component import Component
 from components.core.dataset import conversation, rows, tokenizer_digest, tokenizer_files
 from components.core.encoding import Encoder, turn_ends
-from components.core.errors import DataError
+from components.core.errors import ContractBroken, DataError
 from components.core.events import DataChanged, DataValidated
 from components.core.kinds import registry, service
-from components.core.recipe import DataSection
+from components.core.recipe import DataSection, Recipe
 from components.core.rows import row_digest
 from components.core.safeload import load_tokenizer
 from components.data.provenance import check_lock, check_splits
 from components.data.report import build_report, write_page
 from components.data.validation import QUARANTINE, Outcome, Validation, open_source
-from components.interfaces import EvalRows, ModelFacts
+from components.interfaces import EvalRows, ModelFacts, Reader
 from components.services.workspace import Workspace
 
 
@@ -47,15 +48,19 @@ class DataService:
         With a model (an artifact of kind "model") the rows are tokenised for it, and what its tokenizer and chat
         template make of them is checked too.
         """
-        files = {split: dict(spec.build().fingerprint()) for split, spec in section.readers().items()}
+        readers: dict[str, Reader] = {split: spec.build() for split, spec in section.readers().items()}
+        files = {split: dict(reader.fingerprint()) for split, reader in readers.items()}
         check_splits(section, files)
         changed = check_lock(section, files)
         if changed:
             self.workspace.bus.emit(DataChanged(files=changed))
         config = {
             # the same rows elsewhere are the same data set
-            "files": {split: list(found.values()) for split, found in files.items()},
-            "section": _without_paths(section.model_dump(mode="json", exclude={"lock", "allow_dirty", "contract"})),
+            "readers": {
+                split: {"type": spec.type, **readers[split].identity()} for split, spec in section.readers().items()
+            },
+            "format": section.format and section.format.identity(),
+            "split": section.split and section.split.model_dump(mode="json"),
             "max_bad_fraction": section.contract.max_bad_fraction,
             "rules": {name: spec.identity() for name, spec in section.contract.all_rules().items()},
             "tokenizer": tokenizer_files(model.path) if model else None,
@@ -64,17 +69,32 @@ class DataService:
         def make(out: Path) -> Mapping[str, Any]:
             return self._check(section, files, model, out)
 
-        dataset = self.workspace.stage("data", "rows", _parts(section), config, {}, "dataset", make)
+        dataset = self.workspace.stage("data", "rows", _parts(section, readers), config, {}, "dataset", make)
         return dataset.model_copy(update={"meta": {**dataset.meta, "changed": changed}})
+
+    def require(self, recipe: Recipe, dataset: Artifact) -> None:
+        """A DataError if a trainer or the benchmarks of the recipe cannot use the rows: told before any work."""
+        shape = dataset.meta["shape"]
+        for position, spec in enumerate(recipe.train):
+            problem = spec.build().problem(dataset) if spec.enabled and spec.required else None
+            if problem:
+                raise DataError(f"train.{position} ({spec.type}): {problem}")
+        if shape in ("text", "prompt"):
+            raise DataError(f"benchmarks compare answers, and rows of shape {shape} have none")
 
     def _check(
         self, section: DataSection, files: Mapping[str, Any], model: Artifact | None, out: Path
     ) -> Mapping[str, Any]:
+        stamps = _stamps(files)
         facts, encoder = _of_model(model)
         validation = Validation(section, out, encoder, facts)
         sources = {split: open_source(spec, section.format) for split, spec in section.readers().items()}
         outcomes = validation.run(sources)
         shutil.rmtree(out / ".scratch")
+        if _stamps(files) != stamps:
+            raise DataError(
+                f"a file changed while it was read: {', '.join(_names(files))}; run again when it is written"
+            )
         report = build_report(section, files, sources, outcomes, validation, model)
         write_json(out / "report.json", report)
         write_page(report, out / "report.html")
@@ -94,61 +114,101 @@ class DataService:
     def _refuse_if_bad(
         self, section: DataSection, outcomes: Mapping[str, Outcome], validation: Validation, out: Path
     ) -> None:
-        allowed = section.contract.max_bad_fraction
-        for split, outcome in outcomes.items():
-            if outcome.total == 0:
-                raise DataError(f"the {split} split has no rows; check its path and that the file is not empty")
-            fatal = [rule for rule in outcome.rules if validation.contract.fatal(rule)]
-            if fatal or outcome.bad > allowed * outcome.total or not outcome.good:
-                why = (
-                    f"a row breaks '{fatal[0]}', whose action is fail"
-                    if fatal
-                    else f"max_bad_fraction allows {allowed:.1%}"
-                )
-                first = "\n".join(
-                    f"  {found['file']}:{found['line']}: {found['rule']}: {found['reason']}"
-                    for found in validation.first_examples(split)
-                )
-                raise DataError(
-                    f"{outcome.bad:,} of {outcome.total:,} {split} rows are bad ({outcome.bad / outcome.total:.1%}); "
-                    f"{why}; nothing was trained. All of them, and a report: {self._keep(out)}\n{first}"
-                )
+        problems = [problem for outcome in outcomes.values() for problem in _problems(outcome, section, validation)]
+        if problems:
+            kept = self._keep(out)
+            raise ContractBroken(
+                "\n".join([*problems, f"nothing was trained. Every bad row, and a report: {kept}", *REMEDIES]), kept
+            )
 
     def _keep(self, out: Path) -> Path:
         """The stage's directory is thrown away on failure; the user needs the list and the page."""
         kept = self.workspace.reports / "data"
-        kept.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".data-", dir=_made(self.workspace.reports)))
         for name in (QUARANTINE, "report.json", "report.html"):
-            shutil.copyfile(out / name, kept / name)
+            shutil.copyfile(out / name, fresh / name)
+        shutil.rmtree(kept, ignore_errors=True)
+        fresh.chmod(0o755)
+        fresh.rename(kept)
         return kept
 
 
-def _parts(section: DataSection) -> list[Any]:
+REMEDIES = (
+    "mend the rows, leave them out (postmill data convert --skip-bad), allow more "
+    "(--set data.contract.max_bad_fraction=0.05), or see what a rule asks: postmill components rule",
+)
+
+
+def _problems(outcome: Outcome, section: DataSection, validation: Validation) -> list[str]:
+    """Why one split cannot be used, with a few of its bad rows; nothing if it can."""
+    allowed, split = section.contract.max_bad_fraction, outcome.split
+    if outcome.total == 0:
+        held_out = section.split is not None and split not in section.readers()
+        hint = (
+            f"too few rows, or groups, for split.{split}={getattr(section.split, split)}"
+            if held_out
+            else "check its path and that the file is not empty"
+        )
+        return [f"the {split} split has no rows; {hint}"]
+    fatal = next((rule for rule in outcome.rules if validation.contract.fatal(rule)), None)
+    if not fatal and outcome.good and outcome.bad <= allowed * outcome.total:
+        return []
+    why = f"a row breaks '{fatal}', whose action is fail" if fatal else f"max_bad_fraction allows {allowed:.1%} a split"
+    share = outcome.bad / outcome.total
+    examples = [
+        f"  {found['file']}:{found['line']}: {found['rule']}: {found['reason']}"
+        for found in validation.first_examples(split)
+    ]
+    return [f"{outcome.bad:,} of {outcome.total:,} {split} rows are bad ({share:.1%}); {why}", *examples]
+
+
+def _parts(section: DataSection, readers: Mapping[str, Reader]) -> list[Any]:
     """Every class whose code decides the result."""
-    specs = [*section.readers().values(), *section.contract.all_rules().values()]
     forms = [section.format] if section.format else []
-    parts = [part for spec in [*specs, *forms] for part in spec.parts()]
+    inner = [part.config.format for reader in readers.values() for part in reader.parts() if part.config.format]
+    parts = [part for spec in [*section.contract.all_rules().values(), *forms, *inner] for part in spec.parts()]
     # a form that is detected may be any of them
     detected = [] if section.format else [registry.get("format", name) for name in registry.names("format")]
-    return [_Validation, *dict.fromkeys([*parts, *detected])]
+    reading = [cls for reader in readers.values() for cls in reader.classes()]
+    return [_Validation, *dict.fromkeys([*reading, *parts, *detected])]
 
 
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items() if key != "path"}
-    return [_without_paths(item) for item in value] if isinstance(value, list) else value
+def _names(files: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return [name for found in files.values() for name in found]
+
+
+def _stamps(files: Mapping[str, Mapping[str, str]]) -> list[tuple[int, int, int]]:
+    """Size and times of the local files: whether what is read is what was hashed."""
+    found = [Path(name).stat() for name in _names(files) if Path(name).is_file()]
+    return [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in found]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _of_model(model: Artifact | None) -> tuple[ModelFacts | None, Encoder | None]:
     if model is None:
         return None, None
     tokenizer = load_tokenizer(model.path)
-    config = model.read_json("config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions") or tokenizer.model_max_length
-    return ModelFacts(tokenizer, int(context)), Encoder(tokenizer, turn_ends(tokenizer, model.path))
+    context = _context(model.read_json("config.json"), tokenizer)
+    return ModelFacts(tokenizer, context), Encoder(tokenizer, turn_ends(tokenizer, model.path))
+
+
+def _context(config: Mapping[str, Any], tokenizer: Any) -> int:
+    """Tokens that fit into the model: its own word, or its language part's, or else the tokenizer's."""
+    for section in (config, config.get("text_config") or {}):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            if isinstance(section.get(key), int):
+                return int(section[key])
+    return int(tokenizer.model_max_length)
 
 
 def load_rows(dataset: Artifact, split: str = "eval") -> EvalRows:
-    """The conversations of one split of a validated data set, with content digests as ids."""
-    found = list(rows(dataset, split))
+    """The conversations of one split of a validated data set, with content digests as ids.
+
+    Answers that are labelled bad are left out: there is nothing to compare with.
+    """
+    found = [row for row in rows(dataset, split) if row.get("label", True)]
     return EvalRows([conversation(row) for row in found], [row_digest(row).hex()[:16] for row in found])

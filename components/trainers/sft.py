@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from components.core.artifacts import Artifact, write_json
 from components.core.component import StrictConfig
-from components.core.dataset import token_lengths, tokens
+from components.core.dataset import index, token_lengths, tokens
 from components.core.errors import ConfigError, TrainingError
 from components.core.events import CheckpointSaved
 from components.core.kinds import register, registry
@@ -27,7 +27,6 @@ from components.core.recipe import OfKind, Spec
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext, Trainer
 
-SHAPES = ("conversation", "text")
 SHORT = 512
 """Tokens up to which plain attention is used on a CPU; its memory grows with the square of the length."""
 
@@ -50,6 +49,7 @@ class SftTrainer(Trainer):
     """Supervised fine-tuning on conversations (TRL), full or LoRA."""
 
     libraries = ("torch", "transformers", "trl", "peft")
+    shapes = ("conversation", "text")
     depends_on_machine = True
 
     class Config(StrictConfig):
@@ -109,23 +109,30 @@ class SftTrainer(Trainer):
     def _dtype(self) -> str:
         return machine().dtype() if self.config.dtype == "auto" else self.config.dtype
 
+    def problem(self, dataset: Artifact) -> str | None:
+        problem = super().problem(dataset)
+        if problem or dataset.meta.get("tokenizer") is None:
+            return problem
+        lengths = token_lengths(index(dataset, "train"))
+        too_long = sum(length > self.config.max_length for length in lengths)
+        if too_long < len(lengths) and too_long <= self.config.max_too_long_fraction * len(lengths):
+            return None
+        return (
+            f"{too_long} of {len(lengths)} training rows are longer than max_length={self.config.max_length} tokens; "
+            "raise max_length, or allow leaving them out with max_too_long_fraction"
+        )
+
     def _rows(self, tokenizer: Any, dataset: Artifact) -> tuple[Any, int]:
         """Tokens of the training rows; fails closed on rows without loss and on too many long ones."""
-        if dataset.meta["shape"] not in SHAPES:
-            raise TrainingError(
-                f"this trainer takes rows of shape {' or '.join(SHAPES)}, the data set holds {dataset.meta['shape']}"
-            )
+        problem = self.problem(dataset)
+        if problem:
+            raise TrainingError(problem)
         rows = tokens(dataset, "train", tokenizer)
         silent = [number for number, spans in enumerate(rows.with_format("arrow")["spans"]) if not len(spans)]
         if silent:
             raise TrainingError(f"training row {silent[0] + 1} has no token to learn from: the chat template hides it")
         fitting = [number for number, length in enumerate(token_lengths(rows)) if length <= self.config.max_length]
         too_long = len(rows) - len(fitting)
-        if not fitting or too_long > self.config.max_too_long_fraction * len(rows):
-            raise TrainingError(
-                f"{too_long} of {len(rows)} training rows are longer than max_length={self.config.max_length} tokens; "
-                "raise max_length, or allow leaving them out with max_too_long_fraction"
-            )
         return (rows.select(fitting) if too_long else rows), too_long
 
     def _trainer(self, network: Any, tokenizer: Any, rows: Any, out: Path, context: StepContext) -> Any:

@@ -213,7 +213,9 @@ def test_the_rule_refuses(clean: None, tmp_path: Path, monkeypatch: pytest.Monke
     shouted[-1]["content"] = "PLEASE ANSWER ME AT ONCE"
     rows = [{"messages": tiny.conversation(0)}, {"messages": shouted}]
     raws = [RawRow(1, b""), RawRow(2, b"")]
-    assert list(registry.create("rule", "no_shouting").check(Batch("train", 0, raws, rows, "conversation"))) == [1]
+    assert list(registry.create("rule", "no_shouting").check(Batch("train", range(2), raws, rows, "conversation"))) == [
+        1
+    ]
 
 
 def test_the_plugin_of_one_file_is_found(tmp_path: Path) -> None:

@@ -150,3 +150,14 @@ def test_tokens_that_end_a_turn(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 106]}))
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 1}))
     assert turn_ends(tiny.tokenizer(), tmp_path) == {2, 1, 106}
+
+
+@pytest.mark.parametrize("setting", ["truncation", "padding"])
+def test_settings_of_the_tokenizer_file_do_not_touch_rows(tokenizer: Any, setting: str) -> None:
+    """A `tokenizer.json` that asks for truncation or padding cuts no row and fills none (B22)."""
+    rows = [{"messages": tiny.conversation(n)} for n in range(5)]
+    expected = encoder(tokenizer).encode(rows)
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(max_length=9) if setting == "truncation" else backend.enable_padding(length=300)
+    assert encoder(tokenizer).encode(rows) == expected
+    assert (encode_chat(tokenizer, tiny.conversation(0)),) == expected[0].sequences

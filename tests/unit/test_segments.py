@@ -33,7 +33,7 @@ def tokenizer(template: str, **options: bool) -> Any:
 
 def cut_of(made: Any, roles: tuple[str, ...] = ("user", "assistant")) -> Any:
     frame = make_frame(Template(made), roles)
-    return frame and Cutter(made).cut(frame)
+    return frame and Cutter(made.backend_tokenizer).cut(frame)
 
 
 def conversations(name: str, count: int) -> list[Any]:
@@ -104,7 +104,7 @@ def test_tokenizers_that_look_at_the_place(change: Any) -> None:
     """A tokenizer that treats the beginning of a text in its own way encodes rows whole."""
     made = tokenizer(TEMPLATES["qwen2_5"])
     change(made.backend_tokenizer)
-    assert Cutter(made).cut(make_frame(Template(made), ("user", "assistant"))) is None  # type: ignore[arg-type]
+    assert Cutter(made.backend_tokenizer).cut(make_frame(Template(made), ("user", "assistant"))) is None  # type: ignore[arg-type]
 
 
 def test_two_messages_between_special_tokens() -> None:

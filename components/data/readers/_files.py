@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar
@@ -47,12 +48,15 @@ class File:
     name: str
     open: Callable[[], BinaryIO]
     remote: bool = False
+    short: str = ""
+    """Its name below the folder that all files of the set share: the same wherever that folder lies."""
 
 
 class FileReader(Reader):
     """A reader of a set of files. `suffixes` are those of its kind: what it takes from a directory."""
 
     Config = FilesConfig
+    libraries = ("pyarrow",)  # unpacks zstandard
     suffixes: ClassVar[tuple[str, ...]]
 
     def files(self) -> list[File]:
@@ -61,6 +65,14 @@ class FileReader(Reader):
 
     def fingerprint(self) -> Mapping[str, str]:
         return {file.name: digest(file) for file in self.files()}
+
+    def identity(self) -> Mapping[str, Any]:
+        config = self.config.model_dump(mode="json", exclude={"path"})
+        return {"config": config, "files": [[self.read_as(file), digest(file)] for file in self.files()]}
+
+    def read_as(self, file: File) -> str:
+        """What of a file's name may decide how it is read: its ending. The rest of the name where values hold it."""
+        return os.path.splitext(_unpacked_name(file.name))[1]
 
     def rows(self) -> Iterator[RawRow]:
         files = self.files()
@@ -77,7 +89,8 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...] = ()) -> list[File
     found: dict[str, File] = {}
     for one in [path] if isinstance(path, str) else path:
         found.update({file.name: file for file in (_remote if "://" in one else _local)(one, suffixes)})
-    return list(found.values())
+    shared = os.path.commonprefix(list(found)).rfind("/") + 1
+    return [replace(file, short=file.name[shared:]) for file in found.values()]
 
 
 def digest(file: File) -> str:
@@ -100,13 +113,42 @@ def unreadable(name: str, error: Exception) -> DataError:
 
 def of_kind(name: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a file name has one of the endings, compressed or not; hidden files have none."""
-    base = name.rsplit("/", 1)[-1].lower()
-    base = next((base.removesuffix(end) for end in PACKED if base.endswith(end)), base)
+    base = _unpacked_name(name)
     return not base.startswith((".", "_")) and (not suffixes or base.endswith(suffixes))
 
 
+def _unpacked_name(name: str) -> str:
+    base = name.rsplit("/", 1)[-1].lower()
+    return next((base.removesuffix(end) for end in PACKED if base.endswith(end)), base)
+
+
 def _local(path: str, suffixes: tuple[str, ...]) -> list[File]:
-    where = Path(path).expanduser()
+    try:
+        names = _local_names(path, expanded(path), suffixes)
+    except OSError as error:  # a name that is too long, a directory that may not be listed
+        raise unreadable(path, error) from error
+    for name in names:
+        _check_name(name)
+    return [File(name, partial(_open_local, name)) for name in names]
+
+
+def expanded(path: str) -> Path:
+    """The path, with the home directory for its `~`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"'{path}': there is no such user here ({error}); write the whole path") from error
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        escaped = os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise DataError(f"the file name '{escaped}' is not UTF-8; rename the file") from None
+
+
+def _local_names(path: str, where: Path, suffixes: tuple[str, ...]) -> list[str]:
     if where.is_dir():
         names = sorted(str(file) for file in where.iterdir() if file.is_file() and of_kind(file.name, suffixes))
         if not names:
@@ -116,15 +158,17 @@ def _local(path: str, suffixes: tuple[str, ...]) -> list[File]:
                 f"directory '{path}' holds no data file; looked for {kinds} (also compressed: {', '.join(PACKED)}) "
                 f"directly in it; for those in its subdirectories write '{inner}'{_dvc_hint(path)}"
             )
-    elif where.exists():
+    elif where.is_file():
         names = [str(where)]
+    elif where.exists():
+        raise DataError(f"'{path}' is a device or a pipe; copy what it gives into a file, which can be read again")
     elif glob.has_magic(path):
         names = sorted(name for name in glob.glob(str(where), recursive=True) if Path(name).is_file())
         if not names:
             raise DataError(f"no file matches '{path}' (looked from {Path.cwd()}){_dvc_hint(path)}")
     else:
         raise DataError(f"data file '{path}' does not exist (looked from {Path.cwd()}){_dvc_hint(path)}")
-    return [File(name, partial(_open_local, name)) for name in names]
+    return names
 
 
 def _open_local(name: str) -> BinaryIO:
@@ -140,6 +184,8 @@ def _dvc_hint(path: str) -> str:
 
 def _remote(address: str, suffixes: tuple[str, ...]) -> list[File]:
     system = _file_system(address)
+    if address.startswith(("file://", "local://")):
+        return _local(system._strip_protocol(address), suffixes)
     web = address.startswith(("http://", "https://"))  # there '?' begins the query, and directories are not listed
     try:
         if "*" in address or (not web and glob.has_magic(address)):
@@ -174,3 +220,5 @@ def _file_system(address: str) -> Any:
         raise MissingExtraError(f"'{address}' cannot be opened: {error} (pip install NAME)") from error
     except ValueError as error:
         raise DataError(f"'{address}' cannot be opened: {error}; known to fsspec: s3, gs, https, hf, ...") from error
+    except Exception as error:  # a server that is asked at once, an archive that is missing
+        raise unreadable(address, error) from error

@@ -71,7 +71,7 @@ def text_of(file: File, config: TextConfig) -> Text:
     """Begin to read a file; it is closed at its end."""
     blocks = unpacked(file)
     if config.transcoded:
-        return Text(b"", _transcoded(blocks, config.encoding))
+        return Text(b"", _transcoded(file.name, blocks, config.encoding))
     first = next(blocks, b"")
     _refuse_wide(file.name, first)
     bom = BOM if first.startswith(BOM) else b""
@@ -156,11 +156,22 @@ def _refuse_wide(name: str, first: bytes) -> None:
         )
 
 
-def _transcoded(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+def _transcoded(name: str, blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """Text in UTF-8. What does not decode is passed on as bytes that no UTF-8 has, so that its row is found."""
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     errors = "surrogatepass" if wide else "surrogateescape"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
-    for block in blocks:
-        yield decoder.decode(block).encode("utf-8", errors)
-    yield decoder.decode(b"", True).encode("utf-8", errors)
+    for block in chain(blocks, [b""]):
+        try:
+            text = decoder.decode(block, not block).encode("utf-8", errors)
+        except UnicodeError as error:  # an encoding that does not find its place again, or a tail that is cut off
+            reason = getattr(error, "reason", None) or str(error)
+            raise DataError(f"'{name}' does not read as {encoding} ({reason}); {_remedy(encoding)}") from error
+        yield text
+
+
+def _remedy(encoding: str) -> str:
+    wide = next((wide for wide in ("utf-16", "utf-32") if codecs.lookup(encoding).name == wide), None)
+    if wide:
+        return f"if it has no byte order mark write 'encoding: {wide}-le' or '{wide}-be', if it is cut off fetch it again"
+    return "write the encoding that it is in as 'encoding:', or fetch it again if it is cut off"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from components.core.errors import DataError
+from components.core.errors import DataError, PostmillError
 from components.core.kinds import register
 from components.data.readers._arrow import BATCH_BYTES, BATCH_ROWS, TableReader, broken
 from components.data.readers._files import File
@@ -23,18 +23,19 @@ class ArrowReader(TableReader):
     suffixes = (".arrow", ".feather", ".ipc", ".arrows")
 
     def schema(self, file: File) -> Any:
-        import pyarrow
-
         try:
             with file.open() as handle:
                 return _opened(file.name, handle).schema
-        except (pyarrow.ArrowException, OSError) as error:
+        except PostmillError:
+            raise
+        except Exception as error:
             raise broken(file.name, error) from error
 
     def batches(self, file: File) -> Iterator[Any]:
         with file.open() as handle:
             source = _opened(file.name, handle)
-            for batch in _batches(source):
+            for whole in _batches(source):
+                batch = whole.select(self.config.columns) if self.config.columns else whole
                 row_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
                 size = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
                 for begin in range(0, batch.num_rows, size):

@@ -33,11 +33,21 @@ class AutoReader(Reader):
     @cached_property
     def inner(self) -> Reader:
         """The reader that was chosen."""
+        return self._chosen[1]
+
+    @cached_property
+    def _chosen(self) -> tuple[str, Reader]:
         given = {key: getattr(self.config, key) for key in self.config.model_fields_set if key != "path"}
-        return reader_for(self.config.path, **given)[1]
+        return reader_for(self.config.path, **given)
 
     def fingerprint(self) -> Mapping[str, str]:
         return self.inner.fingerprint()
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"type": self._chosen[0], **self.inner.identity()}
+
+    def classes(self) -> Sequence[type]:
+        return (type(self), *self.inner.classes())
 
     def rows(self) -> Iterator[RawRow]:
         return self.inner.rows()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.core.errors import DataError
 from components.core.kinds import register
@@ -44,6 +45,19 @@ class CsvReader(FileReader):
             if value is not None and (not value.isascii() or value in "\r\n"):
                 raise ValueError("a delimiter is one ASCII character, for example ';'")
             return value
+
+        @field_validator("header")
+        @classmethod
+        def _each_once(cls, value: list[str] | None) -> list[str] | None:
+            if (twice := _twice(value or [])) is not None:
+                raise ValueError(f"the header names {twice!r} twice; give it another name")
+            return value
+
+        @model_validator(mode="after")
+        def _told_apart(self) -> CsvReader.Config:
+            if self.delimiter == self.quotechar:
+                raise ValueError(f"delimiter and quotechar are both {self.quotechar!r}")
+            return self
 
     config: Config
     suffixes = (".csv", *_TAB_SEPARATED)
@@ -98,8 +112,8 @@ class CsvReader(FileReader):
         if isinstance(raw, Oversize) or names is None or not_utf8(raw):
             raise DataError(f"the header of '{file.name}' does not read: {reason or 'it is too long or not UTF-8'}")
         self._check_delimiter(file, raw.decode(), names)
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"the header of '{file.name}', line {line}, names {twice[0]!r} twice; give it another name")
+        if (twice := _twice(names)) is not None:
+            raise DataError(f"the header of '{file.name}', line {line}, names {twice!r} twice; give it another name")
         return names, raw
 
     def _check_delimiter(self, file: File, header: str, names: list[str]) -> None:
@@ -127,6 +141,11 @@ class CsvReader(FileReader):
                 yield RawRow(line, raw, None, f"{len(fields)} fields, the header has {width}", "parse", name)
             else:
                 yield RawRow(line, raw, dict(zip(header, fields, strict=True)), None, "parse", name)
+
+
+def _twice(names: list[str]) -> str | None:
+    """The first name that another column has too."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 _Record = tuple[int, bytes | Oversize, list[str] | None, str | None]

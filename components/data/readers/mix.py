@@ -21,7 +21,7 @@ from bisect import bisect
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -65,6 +65,17 @@ class MixReader(Reader):
 
     def fingerprint(self) -> Mapping[str, str]:
         return {name: digest for reader in self._readers for name, digest in reader.fingerprint().items()}
+
+    def identity(self) -> Mapping[str, Any]:
+        sources = [
+            {"type": source.reader.type, "reader": reader.identity()}
+            | source.model_dump(mode="json", exclude={"reader"})
+            for source, reader in zip(self.config.sources, self._readers, strict=True)
+        ]
+        return {"config": self.config.model_dump(mode="json", exclude={"sources"}), "sources": sources}
+
+    def classes(self) -> Sequence[type]:
+        return list(dict.fromkeys((type(self), *(cls for reader in self._readers for cls in reader.classes()))))
 
     def rows(self) -> Iterator[RawRow]:
         generator = random.Random(self.config.seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from components.core.errors import PostmillError
 from components.core.kinds import register
 from components.data.readers._arrow import BATCH_BYTES, BATCH_ROWS, TableReader, broken
 from components.data.readers._files import File
@@ -20,13 +21,14 @@ class ParquetReader(TableReader):
     suffixes = (".parquet", ".pq")
 
     def schema(self, file: File) -> Any:
-        import pyarrow
         from pyarrow import parquet
 
         try:
             with file.open() as handle:
                 return parquet.read_schema(handle)
-        except (pyarrow.ArrowException, OSError) as error:
+        except PostmillError:
+            raise
+        except Exception as error:
             raise broken(file.name, error) from error
 
     def batches(self, file: File) -> Iterator[Any]:
@@ -38,4 +40,6 @@ class ParquetReader(TableReader):
                 facts = table.metadata.row_group(group)
                 row_bytes = max(1, facts.total_byte_size // max(1, facts.num_rows))
                 size = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
-                yield from table.iter_batches(batch_size=size, row_groups=[group], use_threads=False)
+                options = {"batch_size": size, "row_groups": [group], "use_threads": False}
+                for batch in table.iter_batches(columns=self.config.columns, **options):
+                    yield batch.select(self.config.columns) if self.config.columns else batch

@@ -3,7 +3,8 @@
 data: {train: {type: text, path: data/wiki.txt, unit: line}}
 data: {train: {type: text, path: docs/, unit: section, chunk_chars: 4000, overlap_chars: 200}}
 
-A value is {"text": ..., "file": ..., "chunk": number of the row in its file}.
+A value is {"text": ..., "file": ..., "chunk": number of the row in its file}. The file is named below the folder that
+all files share, so that the same files elsewhere give the same values.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class TextReader(FileReader):
     def read(self, file: File, last: bool) -> Iterator[RawRow]:
         config, count = self.config, 0
         make = _Chunks if config.chunk_chars else _Whole
-        unit: _Whole | _Chunks = make(config, file.name)
+        unit: _Whole | _Chunks = make(config, file)
         begins = _BOUNDARIES[config.unit]()
         number = 0
         for lines in line_batches(text_of(file, config).blocks, config.max_row_bytes, last):
@@ -63,6 +64,9 @@ class TextReader(FileReader):
             if config.unit == "paragraph" and not last and not row.raw.endswith(b"\n\n"):
                 row = row._replace(raw=row.raw + b"\n")  # else it would run on into the next file
             yield _numbered(row, count)
+
+    def read_as(self, file: File) -> str:
+        return file.short
 
     def framing(self) -> Framing:
         bom = text_of(self.files()[0], self.config).bom
@@ -120,8 +124,8 @@ _BOUNDARIES = {"line": _lines, "file": _files, "paragraph": _paragraphs, "sectio
 class _Whole:
     """A unit that is one row."""
 
-    def __init__(self, config: TextReader.Config, file: str) -> None:
-        self.limit, self.file = config.max_row_bytes, file
+    def __init__(self, config: TextReader.Config, file: File) -> None:
+        self.limit, self.file, self.short = config.max_row_bytes, file.name, file.short
         self.held = Held(self.limit)
         self.line = 0
 
@@ -139,14 +143,14 @@ class _Whole:
         elif reason := not_utf8(raw):
             yield RawRow(self.line, raw, None, reason, "encoding", self.file)
         elif raw.strip():
-            yield _row(self.line, raw, raw.decode(), self.file)
+            yield _row(self.line, raw, raw.decode(), self.file, self.short)
 
 
 class _Chunks:
     """A unit that is cut into rows of at most `chunk_chars`, while it is read."""
 
-    def __init__(self, config: TextReader.Config, file: str) -> None:
-        self.limit, self.file = config.max_row_bytes, file
+    def __init__(self, config: TextReader.Config, file: File) -> None:
+        self.limit, self.file, self.short = config.max_row_bytes, file.name, file.short
         self.size, self.overlap = config.chunk_chars or 0, config.overlap_chars
         self.text = ""
         self.line = 1
@@ -178,7 +182,7 @@ class _Chunks:
 
     def _chunk(self, text: str) -> Iterator[RawRow]:
         if text.strip():
-            yield _row(self.line, text.encode(), text, self.file)
+            yield _row(self.line, text.encode(), text, self.file, self.short)
 
     def end(self) -> Iterator[RawRow]:
         if self.text[self.said :].strip():
@@ -199,7 +203,7 @@ def _after_space(text: str, low: int, high: int) -> int:
     return found.end() if found else low
 
 
-def _row(line: int, raw: bytes, text: str, file: str) -> RawRow:
+def _row(line: int, raw: bytes, text: str, file: str, short: str) -> RawRow:
     # the white space between units belongs to the bytes, not to the text
     text = text.replace("\r\n", "\n").rstrip().lstrip("\n")
-    return RawRow(line, raw, {"text": text, "file": file, "chunk": 0}, None, "parse", file)
+    return RawRow(line, raw, {"text": text, "file": short, "chunk": 0}, None, "parse", file)

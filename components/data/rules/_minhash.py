@@ -79,7 +79,7 @@ def band_width(threshold: float) -> int:
 
 
 def band_keys(signatures: Any, width: int) -> Any:
-    """numpy uint64, a row a text, a column a band; equal where a whole band is."""
+    """numpy uint32, a row a text, a column a band; equal where a whole band is, and else once in 4 billion."""
     import numpy as np
 
     bands = PERMUTATIONS // width
@@ -87,7 +87,18 @@ def band_keys(signatures: Any, width: int) -> Any:
     keys = np.zeros(parts.shape[:2], dtype=np.uint64)
     for number in range(width):
         keys = _mix(keys ^ parts[:, :, number])
-    return keys
+    return (keys >> np.uint64(32)).astype(np.uint32)
+
+
+def ranked(keys: Any, start: int = 0) -> Any:
+    """numpy uint64, keys in the upper and their places (from `start` on) in the lower half; sorted in place they are
+    an index."""
+    import numpy as np
+
+    pairs = keys.astype(np.uint64)
+    pairs <<= np.uint64(32)
+    pairs |= np.arange(start, start + len(keys), dtype=np.uint32)
+    return pairs
 
 
 def likeness(some: Any, others: Any) -> Any:

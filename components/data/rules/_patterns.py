@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 from components.interfaces import Batch, Rule
@@ -21,6 +22,19 @@ class PatternRule(Rule):
     """Kind -> what it is called in a reason, where not by its key."""
     meaning: ClassVar[str]
     """Begin of the reason."""
+
+    hidden: ClassVar[Mapping[str, str]] = {}
+    """Kind -> all that is taken out of what is shown, where that is more than its pattern."""
+
+    def shown(self, text: str) -> str:
+        for kind in self.config.kinds:
+            pattern = self.hidden.get(kind, self.patterns[kind])
+            mark = f"[{self.names.get(kind, kind)} left out]"
+            text = re.sub(pattern, partial(self._hide, kind, mark), text, flags=re.ASCII)
+        return text
+
+    def _hide(self, kind: str, mark: str, form: re.Match[str]) -> str:
+        return mark if self.is_real(kind, form[0]) else form[0]
 
     def is_real(self, kind: str, text: str) -> bool:
         """Whether a suspect is what it looks like."""

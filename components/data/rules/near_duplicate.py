@@ -2,28 +2,30 @@
 
 They weigh like exact duplicates and hide from them. Not asked by default, since data made from templates is meant to be
 alike. Compared is what users and assistants say (system messages are alike anyway), by MinHash over word triples; the
-first row of a group stays. Signatures go to disk, so memory stays below 100 bytes a row; about 500 bytes a row of disk.
+first row of a group stays. Signatures go to disk, so memory stays below 30 bytes a row; about 330 bytes a row of disk.
 
 Try it: `data: {contract: {rules: {near_duplicate: {action: quarantine, threshold: 0.8}}}}` in a recipe.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
 from components.core.kinds import register
-from components.data.rules._minhash import PERMUTATIONS, Sketches, band_keys, band_width, likeness, sketches
+from components.data.rules._found import Found
+from components.data.rules._minhash import PERMUTATIONS, Sketches, band_keys, band_width, likeness, ranked, sketches
 from components.interfaces import Action, Batch, ModelFacts, Rule, RuleConfig
 
 NEIGHBOURS = 4
 """Rows before it in the same bucket that a row is compared with, besides the bucket's first."""
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 
 
 @register("rule", "near_duplicate")
@@ -38,6 +40,7 @@ class NearDuplicate(Rule):
     config: Config
     libraries = ("rensa", "polars")
     guess = True
+    compares: ClassVar[bool] = True
     _spill: _Spill | None = None
 
     def prepare(self, model: ModelFacts | None, scratch: Path) -> None:
@@ -45,19 +48,21 @@ class NearDuplicate(Rule):
         self._spill = _Spill(scratch, band_width(self.config.threshold))
 
     def check(self, batch: Batch) -> Mapping[int, str]:
+        import numpy as np
+
         assert self._spill
         positions, texts = _texts(batch)
         found = sketches(texts, self.config.words, _labels(batch, positions))
-        self._spill.add(Sketches(positions[found.rows] + batch.start, found.signatures))
+        self._spill.add(Sketches(np.asarray(batch.positions, np.int64)[positions[found.rows]], found.signatures))
         return {}
 
     def finish(self, split: str) -> Mapping[int, str]:
         assert self._spill
-        copies = self._spill.copies(self.config.threshold)
+        positions, percents = self._spill.copies(self.config.threshold)
         self.close()
         self._spill = _Spill(self._scratch, band_width(self.config.threshold))
-        reasons = {percent: f"about {percent} % of it stands in a row further up in {split}" for percent in range(101)}
-        return {position: reasons[percent] for position, percent in copies.items()}
+        reasons = [f"about {percent} % of it stands in a row further up in {split}" for percent in range(101)]
+        return Found(positions, percents, reasons)
 
     def close(self) -> None:
         if self._spill:
@@ -103,32 +108,32 @@ class _Spill:
         for band, keys in zip(self.bands, band_keys(found.signatures, self.width).T, strict=True):
             band.write(keys.tobytes())
 
-    def copies(self, threshold: float) -> dict[int, int]:
-        """Rows that are like an earlier one: position -> likeness in per cent."""
+    def copies(self, threshold: float) -> tuple[Any, Any]:
+        """Rows that are like an earlier one: positions, and their likeness in per cent."""
         import numpy as np
 
-        if not self.count:
-            return {}
-        self.signatures.flush()
-        signatures = np.memmap(self.signatures, np.uint16, "r", shape=(self.count, PERMUTATIONS))
         alike = np.zeros(self.count, dtype=np.uint8)
+        self.signatures.flush()
         for band in self.bands:
-            for first, second in _pairs(_read(band, np.uint64)):
-                self._compare(signatures, alike, first, second, threshold)
+            for first, second in _pairs(_read(band, np.uint32)):
+                open_ = alike[second] == 0
+                self._compare(alike, first[open_], second[open_], threshold)
         found = np.flatnonzero(alike)
-        return dict(zip(_read(self.positions, np.int64)[found].tolist(), alike[found].tolist(), strict=True))
+        return _read(self.positions, np.int64)[found], alike[found]
 
-    @staticmethod
-    def _compare(signatures: Any, alike: Any, first: Any, second: Any, threshold: float) -> None:
+    def _compare(self, alike: Any, first: Any, second: Any, threshold: float) -> None:
         import numpy as np
 
-        for start in range(0, len(second), CHUNK):
-            a, b = first[start : start + CHUNK], second[start : start + CHUNK]
-            open_ = alike[b] == 0
-            a, b = a[open_], b[open_]
-            share = likeness(signatures[a], signatures[b])
-            close = share >= threshold
-            alike[b[close]] = np.rint(share[close] * 100)
+        if not len(second):
+            return
+        # each row once and in order; read, not mapped: what is mapped and was touched counts as memory
+        rows, places = np.unique(np.concatenate([first, second]), return_inverse=True)
+        handle, size = self.signatures.fileno(), PERMUTATIONS * 2
+        raw = b"".join([os.pread(handle, size, row * size) for row in rows.tolist()])
+        signatures = np.frombuffer(raw, np.uint16).reshape(-1, PERMUTATIONS)
+        share = likeness(signatures[places[: len(first)]], signatures[places[len(first) :]])
+        close = share >= threshold
+        alike[second[close]] = np.rint(share[close] * 100)
 
     def close(self) -> None:
         self._files.close()
@@ -146,13 +151,16 @@ def _pairs(keys: Any) -> Iterator[tuple[Any, Any]]:
     """Rows with equal keys, the earlier one first: each with its neighbours before it and with the bucket's first."""
     import numpy as np
 
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    for step in range(1, NEIGHBOURS + 1):
-        same = np.flatnonzero(keys[step:] == keys[:-step])
-        if not len(same):
-            return
-        yield order[same], order[same + step]
-    later = np.flatnonzero(keys[1:] == keys[:-1]) + 1
-    begins = np.searchsorted(keys, keys[later])
-    yield order[begins], order[later]
+    index = ranked(keys)
+    index.sort()
+    order, keys = index.astype(np.uint32), (index >> np.uint64(32)).astype(np.uint32)
+    del index
+    for start in range(0, len(keys), CHUNK):
+        end = min(start + CHUNK, len(keys))
+        for step in range(1, NEIGHBOURS + 1):
+            later = np.arange(max(start, step), end)
+            later = later[keys[later] == keys[later - step]]
+            yield order[later - step], order[later]
+        later = np.arange(max(start, 1), end)
+        later = later[keys[later] == keys[later - 1]]
+        yield order[np.searchsorted(keys, keys[later])], order[later]

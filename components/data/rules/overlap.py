@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
+from typing import ClassVar
 
 from components.core.kinds import register
 from components.core.rows import DIGEST_BYTES
@@ -21,6 +22,8 @@ from components.interfaces import Batch, ModelFacts, Rule
 @register("rule", "overlap")
 class Overlap(Rule):
     """What the user says stands in no split that is held out from this one."""
+
+    compares: ClassVar[bool] = True
 
     def prepare(self, model: ModelFacts | None, scratch: Path) -> None:
         self._before: dict[bytes, str] = {}

@@ -50,6 +50,8 @@ class Secrets(PatternRule):
         "stripe": r"\b[rs]k_live_[A-Za-z0-9]{20,}",
     }
 
+    hidden = {"private_key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY[\s\S]*"}
+
     def is_real(self, kind: str, text: str) -> bool:
         # placeholders of manuals: AKIAIOSFODNN7EXAMPLE, hf_xxxxxxxx
         return "EXAMPLE" not in text.upper() and len(set(text)) > 10
