@@ -86,7 +86,7 @@ def preview(
     require_recipe(str(recipe), "preview")
     with opened(str(recipe), dirty(set_, allow_dirty), env) as data:
         assert data.base is not None
-        print_rows(console(), data.validate(), load_tokenizer(data.base.path), split, rows, start, tokens)
+        print_rows(console(), data.look(), load_tokenizer(data.base.path), split, rows, start, tokens)
 
 
 @app.command()
@@ -103,7 +103,7 @@ def stats(
     from flows.data.stats import print_stats
 
     with opened(what, dirty(set_, allow_dirty), env, format_) as data:
-        print_stats(console(), data.validate(), data)
+        print_stats(console(), data.look(), data)
 
 
 @app.command()

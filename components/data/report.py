@@ -28,6 +28,7 @@ def build_report(
     return {
         "shape": sources["train"].shape,
         "formats": {split: source.names for split, source in sources.items()},
+        "ignored_columns": sorted({column for source in sources.values() for column in source.ignored}),
         "files": files,
         "rows": {split: outcome.good for split, outcome in outcomes.items()},
         "quarantined": {split: outcome.bad for split, outcome in outcomes.items()},

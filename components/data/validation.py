@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,18 @@ import orjson
 
 from components.core.encoding import EncodedRow, Encoder
 from components.core.errors import DataError
-from components.core.recipe import DataSection, Spec, default_spec
+from components.core.recipe import DataSection
 from components.data.contract import Bad, Broken, Contract
-from components.data.formats._detect import detect, missing_columns
 from components.data.membership import membership
+from components.data.source import Source, check_group
 from components.data.statistics import Statistics
 from components.data.writer import SplitWriter
-from components.interfaces import BadRow, Batch, Format, ModelFacts, RawRow, Reader, Row
+from components.interfaces import BadRow, Batch, ModelFacts, RawRow, Row
 
 SPLITS = ("test", "eval", "train")
 QUARANTINE = "quarantine.jsonl"
 BATCH = 2048
 BATCH_BYTES = 8_000_000
-SAMPLE = 100
-"""Rows that a form is detected on."""
 EXAMPLES = 3
 FEWER = (1_000_000, 50, 50)
 """Thresholds of the garbage collector: rows hold no cycles, so looking for them a tenth of the time finds nothing."""
@@ -52,59 +50,6 @@ class Outcome:
     @property
     def total(self) -> int:
         return self.good + self.bad
-
-
-@dataclass
-class Source:
-    """A reader and how the rows of each of its parts read."""
-
-    reader: Reader
-    formats: list[Format]
-    names: list[str]
-    """Registry names of the formats."""
-
-    @property
-    def shape(self) -> str:
-        return self.formats[0].shape
-
-
-def open_source(spec: Spec, default: Spec | None) -> Source:
-    """The reader of a split, with the forms of its rows declared or detected; a DataError if they do not fit."""
-    reader: Reader = spec.build()
-    names, formats = zip(*(_format(part, default) for part in reader.parts()), strict=True)
-    if len({form.shape for form in formats}) > 1:
-        found = "; ".join(
-            f"{next(iter(part.fingerprint()), '?')}: {name}, which is {form.shape}"
-            for part, name, form in zip(reader.parts(), names, formats, strict=True)
-        )
-        raise DataError(f"a mixture needs rows of one shape, found {found}; take a source out, or name its format")
-    return Source(reader, list(formats), list(names))
-
-
-def check_group(section: DataSection, part: Reader) -> None:
-    """A DataError if `split.group_by` names a column that no row has."""
-    column = section.split and section.split.group_by
-    values = [row.value for row in islice((row for row in part.rows() if row.error is None), SAMPLE)]
-    if column and values and not any(isinstance(value, Mapping) and column in value for value in values):
-        columns = sorted({str(key) for value in values if isinstance(value, Mapping) for key in value})
-        raise DataError(f"split.group_by: no row has a column '{column}'; columns found: {', '.join(columns)}")
-
-
-def _format(part: Reader, default: Spec | None) -> tuple[str, Format]:
-    values = [row.value for row in islice((row for row in part.rows() if row.error is None), SAMPLE)]
-    spec = part.config.format or default
-    if spec is None:
-        name = detect(values) if values else "messages"
-        spec = default_spec("format", name)
-    form: Format = spec.build()
-    absent = missing_columns(form, values) if values else []
-    if absent:
-        columns = sorted({str(key) for value in values if isinstance(value, Mapping) for key in value})
-        raise DataError(
-            f"{', '.join(part.fingerprint())}: the column map names {', '.join(map(repr, absent))}, "
-            f"which no row has; columns found: {', '.join(columns)}"
-        )
-    return spec.type, form
 
 
 class Validation:
@@ -131,8 +76,7 @@ class Validation:
     def run(self, sources: Mapping[str, Source]) -> dict[str, Outcome]:
         """The outcome by split. `sources` by split; a split that is held out has none of its own."""
         self.shape = sources["train"].shape
-        for part in sources["train"].reader.parts():
-            check_group(self.section, part)
+        check_group(self.section, sources["train"])
         other = [f"{split} {source.shape}" for split, source in sources.items() if source.shape != self.shape]
         if other:
             raise DataError(

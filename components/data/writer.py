@@ -228,7 +228,8 @@ def index_content(path: Path) -> str:
     if not path.is_file():
         return ""
     total = np.zeros(2, dtype=np.uint64)
-    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+    # not memory-mapped: pages that were touched would stay
+    with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as batches:
         for batch in batches:
             numbers = np.frombuffer(b"".join(batch["digest"].to_pylist()), dtype=np.uint64)
             total += numbers.reshape(-1, 2).sum(axis=0, dtype=np.uint64)

@@ -24,7 +24,8 @@ from components.core.rows import row_digest
 from components.core.safeload import load_tokenizer
 from components.data.provenance import check_lock, check_splits
 from components.data.report import build_report, write_page
-from components.data.validation import QUARANTINE, Outcome, Validation, open_source
+from components.data.source import open_source
+from components.data.validation import QUARANTINE, Outcome, Validation
 from components.interfaces import EvalRows, ModelFacts, Reader
 from components.services.workspace import Workspace
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.text import Text
 
 from components.core.errors import ConfigError, DataError
-from components.data.formats._forms import pair_in
-from components.data.validation import Source, open_source
+from components.data.formats._detect import ignored_columns
+from components.data.source import Source, open_source
 from components.interfaces import BadRow, Format, RawRow
 from flows.data.display import visible
 from flows.data.source import form_spec, source_section
@@ -104,7 +104,7 @@ def _convert(source: Source, target: Format, found: Converted, write: Any, rejec
             if rejected:
                 rejected.write(orjson.dumps(_record(raw, str(error)), option=orjson.OPT_APPEND_NEWLINE))
             continue
-        found.unused.update(_unused(raw.value, source.formats[raw.part]))
+        found.unused.update(ignored_columns(source.formats[raw.part], [raw.value]))
         write(value)
         found.written += 1
 
@@ -119,13 +119,6 @@ def _converted(raw: RawRow, source: Format, target: Format) -> bytes:
     if target.convert(written) != row:
         raise BadRow("the row would not say the same in the other form")
     return orjson.dumps(written)
-
-
-def _unused(value: Any, form: Format) -> set[str]:
-    """Columns of a row that its form does not read."""
-    if not isinstance(value, Mapping) or not hasattr(form, "at"):
-        return set()
-    return {str(name) for name in value} - {*form.at.values(), *(pair_in(dict(value)) or ())}
 
 
 def _record(raw: RawRow, reason: str) -> dict[str, Any]:

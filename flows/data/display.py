@@ -38,11 +38,24 @@ def print_data(console: Console, dataset: Artifact) -> None:
     """Counts by split, the rules that are broken, and a few bad rows."""
     report = dataset.read_json("report.json")
     console.print(splits_table(report))
-    broken = [rule for rule in report["contract"] if rule["broken"]]
+    print_rules(console, report)
+
+
+def print_rules(console: Console, report: Mapping[str, Any]) -> None:
+    """The rules that rows broke, with examples; the names of the others."""
+    broken = sorted(
+        (rule for rule in report["contract"] if rule["broken"]), key=lambda rule: -sum(rule["broken"].values())
+    )
     if broken:
         console.print(rules_table(report, broken))
     print_examples(console, report)
+    kept = [rule["rule"] for rule in asked(report)[0] if not rule["broken"]]
+    if kept:
+        console.print(f"kept by every row: {', '.join(kept)}", style="dim", highlight=False)
     print_ignored(console, report)
+    if report["ignored_columns"]:
+        names = ", ".join(map(visible, report["ignored_columns"]))
+        console.print(f"columns that are not read: {names}", style="dim", highlight=False, markup=False)
 
 
 def splits_table(report: Mapping[str, Any]) -> Table:

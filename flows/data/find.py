@@ -16,7 +16,7 @@ from components.core.errors import DataError
 from components.core.recipe import Spec, default_spec
 from components.core.rows import normalised, prompt_text, row_digest, said_digest
 from components.data.formats._detect import detect
-from components.data.validation import open_source
+from components.data.source import open_source
 from components.interfaces import BadRow, Format, Row
 from components.services.lineage import Place, Sighting, Wanted
 from flows.data.display import shorten, visible
@@ -41,6 +41,8 @@ class Asked:
 def asked(text: str, said: bool, format: str | None) -> Asked:
     """ROW as the user gives it: a JSON row, FILE:LINE, the digits of a digest, or what the user says."""
     form = form_spec(format) if format else None
+    if not text.strip():
+        raise DataError("say which row: a JSON row, FILE:LINE, a digest, or what the user says")
     if text.lstrip().startswith("{"):
         return _of_row(_from_json(text, form), said, "the row")
     place = _PLACE.fullmatch(text)

@@ -18,7 +18,7 @@ from components.core.machine import human_bytes
 from components.core.recipe import Spec
 from components.data.formats._columns import kind_of
 from components.data.formats._detect import LOOKED_AT, detect
-from components.data.validation import Source, open_source
+from components.data.source import Source, open_source
 from components.interfaces import BadRow, RawRow, Reader
 from flows.data.display import cut, print_conversation, shorten, visible
 from flows.data.source import form_keys, form_spec, reader_keys, source_section
@@ -174,7 +174,7 @@ def _files(reader: Any) -> Iterator[tuple[str, int | None]]:
 
 def _why(source: Source, found: Findings, format: str | None) -> str:
     names = ", ".join(dict.fromkeys(source.names))
-    if format:
+    if format or source.reader.parts()[0].config.format:
         return f"{names}, as you say; shape: {source.shape}"
     looked = found.values
     if len(source.names) > 1 or detect(looked) != source.names[0]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from components.core.artifacts import Artifact
 from components.core.config import apply_overrides, parse_assignments, validation_problems
 from components.core.documents import Document, parse_yaml
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, ContractBroken
 from components.core.recipe import DataSection, OfKind, Recipe, Spec
 from components.data.readers.auto import reader_for
 from components.services.data import DataService
@@ -40,6 +40,16 @@ class Opened:
     def validate(self) -> Artifact:
         """The checked data set; a DataError if the contract fails."""
         return self.data.validate(self.section, self.base)
+
+    def look(self) -> Artifact:
+        """The good rows, also if there are too many bad ones: a look is no training."""
+        try:
+            return self.validate()
+        except ContractBroken as error:
+            note = f"note: {str(error).splitlines()[0]}; the good rows are shown"
+            console(stderr=True).print(note, style="yellow", highlight=False, markup=False)
+            contract = self.section.contract.model_copy(update={"max_bad_fraction": 1.0})
+            return self.data.validate(self.section.model_copy(update={"contract": contract}), self.base)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from components.core.kinds import registry
-from components.data.formats._detect import detect
+from components.data.formats._detect import detect, ignored_columns
 from components.interfaces import SHAPES, BadRow
 from tests.contract.common import check_component, named
 
@@ -74,6 +74,8 @@ EXAMPLES: dict[str, list[Any]] = {
         {"prompt": "2 + 2?", "completion": "4", "label": True},
         {"prompt": [ASKED], "completion": [WRONG], "label": 0},
         {"conversations": TURNS, "kto_tag": False},
+        {"messages": [ASKED, SAID], "label": "True"},
+        {"question": "2 + 2?", "answer": "4", "label": 0.0},
     ],
     "prompt": [{"prompt": "2 + 2?", "answer_key": "4"}, {"prompt": [SYSTEM, ASKED], "tools": TOOLS}],
 }
@@ -179,6 +181,18 @@ def test_extra_columns_are_ignored(name: str) -> None:
     for value in examples(name):
         if isinstance(value, dict):
             assert form.convert(value | {"source": ["web"], "score": None}) == form.convert(value)
+
+
+@named("format")
+def test_names_what_it_ignores(name: str) -> None:
+    """A column without which the row is the same is named as ignored, and one that the row needs is not (E9)."""
+    form = registry.create("format", name)
+    for value in examples(name):
+        if isinstance(value, dict):
+            ignored = ignored_columns(form, [value | {"source": "web"}])
+            assert "source" in ignored
+            kept = {column: cell for column, cell in value.items() if column not in ignored}
+            assert form.convert(kept) == form.convert(value)
 
 
 @named("format")

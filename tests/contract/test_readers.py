@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from components.core.errors import DataError
 from components.core.kinds import registry
 from components.data.readers.auto import reader_for
-from components.interfaces import Reader
+from components.interfaces import RawRow, Reader
 from tests.contract.common import check_component, named
 
 SPOKEN = [{"prompt": f"Wo ist Paket {n}?", "completion": f'Äh, "dort", {n}\nKilometer'} for n in range(1, 6)]
@@ -169,6 +172,60 @@ def test_fingerprint_follows_the_bytes(name: str, tmp_path: Path) -> None:
     after = registry.create("reader", name, **keys).fingerprint()
     assert before.keys() == after.keys()
     assert before != after
+
+
+@named("reader")
+def test_identity_is_of_the_rows(name: str, tmp_path: Path) -> None:
+    """The same rows in another folder have the same identity, which JSON can hold; other bytes have another (E9)."""
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder in folders:
+        folder.mkdir()
+    (one, first), (two, keys) = (made(name, folder) for folder in folders)
+    assert str(tmp_path) not in json.dumps(one.identity())
+    assert one.identity() == two.identity()
+    file = next(Path(name) for name in two.fingerprint())
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert registry.create("reader", name, **keys).identity() != one.identity()
+    assert registry.create("reader", name, **first, max_row_bytes=9).identity() != one.identity()
+    assert one.classes()[0] is type(one)
+    assert all(issubclass(cls, Reader) for cls in one.classes())
+
+
+ODD: dict[str, bytes] = {
+    "empty": b"",
+    "one byte": b"x",
+    "NULs": b"\0" * 1000,
+    "line ends": b"\n" * 1000,
+    "byte order mark": b"\xef\xbb\xbf",
+    "random": random.Random(3).randbytes(5000),
+    "huge number": b"[" + b"9" * 100_000 + b"]",
+    "deep": b"[" * 50_000 + b"]" * 50_000,
+    "HTML": b"<!doctype html><html><body>404</body></html>\n",
+    "gzip of nothing": gzip.compress(b""),
+    "truncated zst": b"\x28\xb5\x2f\xfd\x20",
+    "truncated zip": b"PK\x03\x04\x14\0\0\0",
+    "truncated parquet": b"PAR1" + b"\0" * 60 + b"PAR1",
+    "truncated arrow": b"ARROW1\0\0" + b"\xff" * 100 + b"ARROW1",
+    "end of stream": b"\xff\xff\xff\xff\0\0\0\0",
+    "one column": b"text\na\nb\n",
+    "object": b'{"a": [1, 2]}',
+    "mixed line ends": b'{"a": 1}\r\n{"a": 2}\r{"a": 3}\n\r"',
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("odd", ODD)
+@named("reader")
+def test_odd_content(name: str, odd: str, tmp_path: Path) -> None:
+    """Whatever a file holds, a reader gives rows or one DataError; nothing else escapes, and nothing hangs (B22)."""
+    keys = MAKERS[name](tmp_path)
+    for file in tmp_path.rglob("*.*"):
+        file.write_bytes(ODD[odd])
+    reader = registry.create("reader", name, **keys)
+    for ask in (reader.rows, reader.framing, reader.identity):
+        with contextlib.suppress(DataError):
+            found = ask()
+            assert not isinstance(found, Iterator) or all(isinstance(row, RawRow) for row in found)
 
 
 @named("reader")

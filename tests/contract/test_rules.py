@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
+from components.core.errors import ConfigError
 from components.core.kinds import registry
 from components.interfaces import SHAPES, Action, Batch, ColumnRule, ModelFacts, RawRow, Row, Rule
 from tests.contract.common import check_component, named
@@ -17,6 +18,11 @@ from tests.contract.common import check_component, named
 PLAIN = "Where is the parcel that I sent to my aunt in Oslo last week?"
 MODEL = ModelFacts(tokenizer=SimpleNamespace(all_special_tokens=["<end>"], added_tokens_decoder={}), context=100)
 ENOUGH = {"tokens": 10, "longest": 10, "trained": 4, "silent": False, "unknown": 0, "ends": True}
+
+
+READING = ("encoding", "parse", "schema", "template", "too_big")
+"""Rules of whoever reads, converts or renders a row: they are asked nothing, and cannot be ignored."""
+judging = pytest.mark.parametrize("name", sorted(set(registry.names("rule")) - set(READING)))
 
 
 def chat(prompt: str = PLAIN, answer: str = "It is on its way.", **keys: Any) -> Row:
@@ -92,7 +98,7 @@ def batch(rows: Sequence[Row], shape: str, tokens: Sequence[dict[str, Any]], spl
     columns = {name: np.array([facts[name] for facts in tokens], type(value)) for name, value in ENOUGH.items()}
     content = [{key: value for key, value in row.items() if key != "id"} for row in rows]
     raws = [RawRow(start + i + 1, b"{}\n", row) for i, row in enumerate(rows)]
-    return Batch(split, start, raws, content, shape, columns)
+    return Batch(split, range(start, start + len(rows)), raws, content, shape, columns)
 
 
 def verdict(rule: Rule, example: Example, scratch: Path, size: int = 100) -> dict[int, str]:
@@ -126,13 +132,24 @@ def tried(name: str) -> tuple[Any, Example]:
 
 @named("rule")
 def test_component(name: str) -> None:
-    """Every rule is described, strictly configured, and can be switched off, on, and to `fail`."""
+    """Every rule is described, strictly configured, and can be set to `fail`, and to `ignore` unless rows need it."""
     check_component("rule", name)
     config = registry.get("rule", name).Config
-    assert [config(action=action).action for action in get_args(Action)] == list(get_args(Action))
+    actions = [action for action in get_args(Action) if action != "ignore" or name not in READING]
+    assert [config(action=action).action for action in actions] == actions
 
 
-@named("rule")
+@pytest.mark.parametrize("name", READING)
+def test_reading_goes_before(name: str) -> None:
+    """A row that cannot be read is never ignored, and the rule of that name judges no row that could."""
+    with pytest.raises(ConfigError, match="ignore"):
+        registry.create("rule", name, action="ignore")
+    rule = registry.create("rule", name)
+    assert dict(rule.check(batch([chat(" ")], "conversation", [ENOUGH], "train"))) == {}
+    assert not rule.compares
+
+
+@judging
 def test_tells_good_from_bad(name: str, tried: tuple[Any, Example], tmp_path: Path) -> None:
     """A rule refuses exactly the bad row of its example, and says why in a sentence of one line."""
     make, example = tried
@@ -144,14 +161,14 @@ def test_tells_good_from_bad(name: str, tried: tuple[Any, Example], tmp_path: Pa
     assert not reason.endswith(".")  # the contract goes on with the row's place
 
 
-@named("rule")
+@judging
 def test_batches_do_not_matter(name: str, tried: tuple[Any, Example], tmp_path: Path) -> None:
     """The same rows get the same verdict however they are cut into batches."""
     make, example = tried
     assert verdict(make(), example, tmp_path, size=1) == verdict(make(), example, tmp_path)
 
 
-@named("rule")
+@judging
 def test_nothing_is_fine(name: str, tried: tuple[Any, Example], tmp_path: Path) -> None:
     """An empty batch and an empty split break no rule, with or without a model; closing twice is harmless."""
     make, example = tried
@@ -165,7 +182,7 @@ def test_nothing_is_fine(name: str, tried: tuple[Any, Example], tmp_path: Path) 
         rule.close()
 
 
-@named("rule")
+@judging
 def test_scratch_is_left_empty(name: str, tried: tuple[Any, Example], tmp_path: Path) -> None:
     """What a rule writes into its scratch folder is gone once it is closed."""
     make, example = tried
@@ -182,6 +199,13 @@ def test_declares_what_it_reads(name: str) -> None:
     if issubclass(cls, ColumnRule):
         assert cls.on_tokens == (cls.column in ENOUGH)
         assert cls.column in ("content", "bytes", *ENOUGH)
+
+
+@judging
+def test_says_whether_it_compares(name: str) -> None:
+    """A rule whose verdict needs other rows says so: it is asked last, about rows that nothing else is wrong with."""
+    example = EXAMPLES[name]
+    assert registry.get("rule", name).compares == bool(example.held_out or example.further_up)
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names("rule") if issubclass(registry.get("rule", n), ColumnRule)])

@@ -153,7 +153,7 @@ def test_validate_fails(tmp_path: Path, tiny_model: Path) -> None:
         assert "train.jsonl:25: parse: not JSON" in out
         assert "bad rows: reports/data/quarantine.jsonl" in out
         assert err.startswith("error: 1 of 25 train rows are bad (4.0%)")
-        assert len(err.splitlines()) == 1
+        assert len(err.splitlines()) == 3  # what, where to look, and what can be done
     assert json.loads(Path("reports/data/quarantine.jsonl").read_text())["line"] == 25
     Path("rows/eval.jsonl").unlink()
     code, out, err = invoke("validate", path)

@@ -11,7 +11,7 @@ import pytest
 from components.core.errors import ConfigError, DataError
 from components.core.kinds import registry
 from components.core.rows import prompt_text, row_digest, spoken
-from components.data.formats._detect import detect, missing_columns
+from components.data.formats._detect import detect, ignored_columns, missing_columns
 from components.interfaces import BadRow
 
 USER = {"role": "user", "content": "2 + 2?"}
@@ -160,6 +160,40 @@ def test_deep_json_is_a_bad_row() -> None:
         convert("messages", {"messages": [USER, calling(deep)]})
 
 
+def nested(levels: int) -> Any:
+    return {"a": nested(levels - 1)} if levels else 1
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_depth_of_tool_calls(as_text: bool) -> None:
+    """Arguments of 64 levels are written with the row around them, and deeper ones are a bad row (B22)."""
+    written = lambda levels: orjson.dumps(nested(levels)).decode() if as_text else nested(levels)  # noqa: E731
+    row = convert("messages", {"messages": [USER, calling(written(64))]})
+    assert orjson.loads(orjson.dumps(row)) == row
+    with pytest.raises(BadRow, match="cannot be read or written as JSON: it is nested too deeply"):
+        convert("messages", {"messages": [USER, calling(written(65))]})
+    with pytest.raises(BadRow, match="'tools' cannot be read or written as JSON: it is nested too deeply"):
+        convert("messages", {"messages": [USER, SAID], "tools": [nested(64)]})
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30])
+def test_numbers_beyond_64_bits(number: int) -> None:
+    """A whole number that JSON's parser rounds is a bad row in tool calls; the largest that it keeps is kept (B22)."""
+    text = f'{{"a": {number}}}'
+    turn = f'{{"name": "add", "arguments": {text}}}'
+    for form_name, value in (
+        ("messages", {"messages": [USER, calling(text)]}),
+        ("messages", {"messages": [USER, calling(orjson.loads(text))]}),
+        ("messages", {"messages": [USER, SAID], "tools": f"[{text}]"}),
+        ("sharegpt", {"conversations": [HUMAN, {"from": "function_call", "value": turn}]}),
+    ):
+        with pytest.raises(BadRow, match="beyond 64 bits and loses digits; write it as text"):
+            convert(form_name, value)
+    kept = {"a": 2**64 - 1, "b": -(2**63), "c": 1.5, "d": 1e15}
+    row = convert("messages", {"messages": [USER, calling(orjson.dumps(kept).decode())]})
+    assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == kept
+
+
 def test_rows_serve_the_rules() -> None:
     """What is said, the prompt and the digest are told of a row with tool calls (B22)."""
     row = convert("messages", {"messages": [USER, calling(), RESULT, SAID]})
@@ -196,6 +230,28 @@ def test_missing_columns() -> None:
     assert missing_columns(mapped, [{"question": "?"}, {"question": "?", "answer": "4"}, None]) == ["reply"]
     assert missing_columns(mapped, [{"question": "?"}, {"reply": "4"}]) == []
     assert missing_columns(form("messages"), [{}]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "values", "ignored"),
+    [
+        ("prompt_completion", {}, [{"question": "?", "answer": "4", "prompt": "x", "id": 1}], ["prompt", "id"]),
+        ("prompt_completion", {}, [{"prompt": "?", "completion": "4", "system": ""}, {"note": 1}, 7], ["note"]),
+        (
+            "prompt_completion",
+            {"columns": {"prompt": "a", "completion": "b"}},
+            [{"a": 1, "b": 2, "question": 3}],
+            ["question"],
+        ),
+        ("unpaired", {}, [{"question": "?", "answer": "4", "kto_tag": 1, "why": ""}], ["why"]),
+        ("unpaired", {}, [{"conversations": [HUMAN, GPT], "label": 1, "prompt": "?"}], ["prompt"]),
+        ("text", {}, ["Ducks.", {"title": "Ducks", "text": "Ducks."}], ["title"]),
+        ("alpaca", {}, [{"instruction": "?", "output": "4", "history": None}], []),
+    ],
+)
+def test_ignored_columns(name: str, config: dict[str, Any], values: list[Any], ignored: list[str]) -> None:
+    """Columns that no part of the format reads are named in their order, also those that a guessed pair leaves (E9)."""
+    assert ignored_columns(form(name, **config), values) == ignored
 
 
 # ---------------------------------------------------------------- sharegpt
@@ -434,11 +490,42 @@ def test_unpaired_forms_are_one_shape() -> None:
         assert convert("unpaired", value) == row
 
 
-@pytest.mark.parametrize("label", [None, 2, "true", 1.0, []])
+@pytest.mark.parametrize("label", [None, 2, "yes", "", 0.5, []])
 def test_bad_label(label: Any) -> None:
     """A label is true or false, and a guess at anything else would turn the training round (B22)."""
     with pytest.raises(BadRow, match="'label' must be true or false"):
         convert("unpaired", {"prompt": "?", "completion": "4", "label": label})
+
+
+@pytest.mark.parametrize(
+    ("label", "good"),
+    [("true", True), ("False", False), ("TRUE", True), ("1", True), ("0", False), (1.0, True), (0.0, False)],
+)
+@pytest.mark.parametrize(
+    "value",
+    [{"prompt": "2 + 2?", "completion": "4"}, {"question": "2 + 2?", "answer": "4"}, {"messages": [USER, SAID]}],
+)
+def test_labels_of_tables(value: Any, label: Any, good: bool) -> None:
+    """Labels that a table holds as text or numbers are labels, and such rows are never taken for good answers (E9)."""
+    value = {**value, "label": label}
+    assert detect([value]) == "unpaired"
+    assert convert("unpaired", value) == {"prompt": [USER], "completion": [SAID], "label": good}
+
+
+@pytest.mark.parametrize("column", ["label", "kto_tag"])
+def test_no_guess_beside_a_label(column: str) -> None:
+    """A pair beside a label is a conversation only where a column map says so (B22)."""
+    value = {"prompt": "2 + 2?", "completion": "4", column: False}
+    with pytest.raises(BadRow, match="without input, context or label beside it"):
+        convert("prompt_completion", value)
+    columns = {"prompt": "prompt", "completion": "completion"}
+    assert convert("prompt_completion", value, columns=columns) == {"messages": [USER, SAID]}
+
+
+def test_labelled_alpaca_drops_nothing() -> None:
+    """A labelled instruction with an input is refused, and not read without its instruction (B22)."""
+    with pytest.raises(BadRow, match="there is no column 'prompt', found: instruction"):
+        convert("unpaired", {"instruction": "Add.", "input": "2 + 2", "output": "4", "kto_tag": True})
 
 
 def test_prompt() -> None:
@@ -494,9 +581,17 @@ def test_undetected(values: list[Any], reason: str) -> None:
     ("value", "name"),
     [
         ({"prompt": "?", "messages": [USER, SAID], "chosen": [USER, SAID], "rejected": [USER, WRONG]}, "preference"),
-        ({"prompt": "?", "completion": "4", "label": "maths"}, "prompt_completion"),
+        ({"prompt": "?", "completion": "4", "label": "maths"}, "unpaired"),
+        ({"question": "?", "answer": "4", "label": "FALSE"}, "unpaired"),
+        ({"input": "?", "output": "4", "kto_tag": None}, "unpaired"),
+        ({"instruction": "?", "input": "", "output": "4", "kto_tag": "0"}, "unpaired"),
+        ({"instruction": "?", "output": "4", "label": "maths"}, "alpaca"),
+        ({"messages": [USER, SAID], "label": 0.0}, "unpaired"),
+        ({"messages": [USER, SAID], "label": "maths"}, "messages"),
+        ({"text": "?", "label": 1}, "text"),
         ({"prompt": "?", "completion": "4", "context": "sums"}, "prompt_completion"),
-        ({"conversations": [HUMAN, GPT], "label": True}, "sharegpt"),
+        ({"conversations": [HUMAN, GPT], "label": True}, "unpaired"),
+        ({"conversations": [HUMAN, GPT], "label": "maths"}, "sharegpt"),
         ({"instruction": "?", "output": "4", "text": "all of it"}, "alpaca"),
         ({"prompt": "?", "answer": "4"}, "prompt"),
         ({"prompt": "?", "response": "4", "context": "sums"}, None),

@@ -51,7 +51,7 @@ def batch(
 ) -> Batch:
     raws = [RawRow(start + i + 1, b"{}\n", row) for i, row in enumerate(rows)]
     content = [{key: value for key, value in row.items() if key != "id"} for row in rows]
-    return Batch(split, start, raws, content, shape, tokens or None)
+    return Batch(split, range(start, start + len(rows)), raws, content, shape, tokens or None)
 
 
 def rule(name: str, scratch: Path = Path(), model: ModelFacts | None = None, **config: Any) -> Rule:
@@ -331,6 +331,55 @@ def test_duplicate_id() -> None:
     assert rule("duplicate_id").check(mixed) == {}
 
 
+def test_duplicates_of_many_rows(tmp_path: Path) -> None:
+    """In twenty thousand rows exactly those are found that Python's own set and dict would find, batch after batch."""
+    from random import Random
+
+    chance = Random(3)
+    made = [rule(name, tmp_path) for name in ("duplicate", "duplicate_id")]
+    seen: set[str] = set()
+    content: dict[int, str] = {}
+    for _ in range(20):
+        rows = [{**said(str(chance.randrange(30_000))), "id": chance.randrange(30_000)} for _ in range(1000)]
+        texts = [row["messages"][0]["content"] for row in rows]
+        copies = [i for i, text in enumerate(texts) if text in seen or seen.add(text)]  # type: ignore[func-returns-value]
+        clashes = [i for i, row in enumerate(rows) if content.setdefault(row["id"], texts[i]) != texts[i]]
+        assert [list(one.check(batch(rows))) for one in made] == [copies, clashes]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digests_are_few_bytes(tmp_path: Path) -> None:
+    """A table of a hundred thousand digests takes at most 28 bytes each, 40 with numbers, however often it grew."""
+    import numpy as np
+
+    from components.data.rules._digests import Digests
+
+    for numbered, most in ((False, 28), (True, 40)):
+        table = Digests(tmp_path, numbered)
+        for start in range(0, 100_000, 5_000):
+            keys = [(number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128).to_bytes(16, "little")
+                    for number in range(start + 1, start + 5_001)]  # fmt: skip
+            numbers = np.arange(start, start + 5_000, dtype=np.uint64)
+            assert not table.add(keys, numbers).any()
+            assert table.add(keys[::-1], given := np.zeros(5_000, np.uint64)).all()
+            assert (given == numbers[::-1]).all() or not numbered
+            size = table._keys.nbytes + table._numbers.nbytes
+            assert size <= most * (start + 10_000)  # room is made for a whole batch
+
+
+def test_found_is_a_mapping() -> None:
+    """What a whole split was found to hold reads like a dict."""
+    import numpy as np
+
+    from components.data.rules._found import Found
+
+    found = Found(np.array([3, 7, 9]), np.array([1, 0, 1], np.uint8), ["a", "b"])
+    assert dict(found) == dict(found.items()) == {3: "b", 7: "a", 9: "b"}
+    assert (len(found), list(found), 7 in found, 8 in found, 10 in found) == (3, [3, 7, 9], True, False, False)
+    assert found.get(8) is None
+    assert not Found(np.empty(0, int), np.empty(0, int), [])
+
+
 def test_overlap_keeps_the_exam() -> None:
     """A prompt of an earlier split is refused and that split named; twice in one split, or no prompt, is fine."""
     made = rule("overlap")
@@ -367,6 +416,15 @@ def test_near_duplicates(tmp_path: Path) -> None:
     assert near(made, rows, "eval") == [2, 3]
     assert near(made, rows[1:], "train") == [2]  # a new split begins without the old one's rows
     made.close()
+
+
+def test_near_duplicates_know_of_holes(tmp_path: Path) -> None:
+    """Rows are named by their position in the split, also where rows between them were thrown out."""
+    made = rule("near_duplicate", tmp_path)
+    some = batch([said(changed(WORDS[:60])), said(changed(WORDS[:60], 9))])
+    some.positions = [3, 8]
+    made.check(some)
+    assert list(made.finish("train")) == [8]
 
 
 def test_near_duplicates_in_chinese(tmp_path: Path) -> None:
@@ -415,6 +473,26 @@ def test_near_overlap(tmp_path: Path) -> None:
     rows = [said(changed(WORDS[60:120], 9)), {"messages": three["messages"] + answer}, said(changed(WORDS[:60], 30))]
     found = made.check(batch(rows))
     assert {position: reason.rpartition(" ")[2] for position, reason in found.items()} == {0: "eval", 2: "test"}
+
+
+def test_near_overlap_in_a_crowd(tmp_path: Path) -> None:
+    """Held-out rows of many batches and two splits are found again, each in its own split."""
+    from random import Random
+
+    chance = Random(7)
+    texts = [[chance.choice(WORDS) for _ in range(40)] for _ in range(300)]
+    made = rule("near_overlap", tmp_path)
+    for split, begin in (("test", 0), ("eval", 100)):
+        for at in range(begin, begin + 100, 25):
+            made.check(batch([said(changed(text)) for text in texts[at : at + 25]], split))
+        made.finish(split)
+    found = made.check(batch([said(changed(text, 7)) for text in texts]))
+    made.finish("train")
+    made.close()
+    assert set(found) <= set(range(200))
+    assert len(found) >= 195
+    assert all(reason.endswith("test" if at < 100 else "eval") for at, reason in found.items())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_signatures_estimate_likeness() -> None:

@@ -16,6 +16,8 @@ from components.core.errors import ConfigError, did_you_mean
 from components.interfaces import BadRow, Format, FormatConfig, Row
 
 _SHOWN = 200
+LEVELS = 64
+"""How deep lists and objects may be nested; JSON is written to a certain depth only, and the row adds some."""
 
 
 def kind_of(value: Any) -> str:
@@ -34,13 +36,30 @@ def shown(names: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
-def loaded(value: Any, where: str) -> Any:
+def loaded(value: Any, where: str, levels: int = LEVELS) -> Any:
     """What a string of JSON says; any other value as JSON says it, so that the row can be written down again."""
     try:
         found = orjson.loads(value) if isinstance(value, str) else value
-        return orjson.loads(orjson.dumps(found))
+        found = orjson.loads(orjson.dumps(found))
     except (ValueError, TypeError) as error:
         raise BadRow(f"{where} cannot be read or written as JSON: {error}") from error
+    if problem := _beyond(found, levels):
+        raise BadRow(f"{where} cannot be read or written as JSON: {problem}")
+    return found
+
+
+def _beyond(value: Any, levels: int) -> str | None:
+    """Why a value does not come back from JSON the same: too many levels, or a whole number beyond 64 bits."""
+    if isinstance(value, float):
+        # what parses JSON makes a float of such a number, and 12345678901234567890123 is 12345678901234567000000 then
+        rounded = value.is_integer() and (value >= 2**64 or value <= -(2**63))
+        return f"the number {value!r} is beyond 64 bits and loses digits; write it as text" if rounded else None
+    if not isinstance(value, (list, dict)):
+        return None
+    if not levels:
+        return "it is nested too deeply"
+    inner = value.values() if isinstance(value, dict) else value
+    return next(filter(None, (_beyond(each, levels - 1) for each in inner)), None)
 
 
 class Columns(FormatConfig):
@@ -74,6 +93,10 @@ class Mapped(Format):
         super().__init__(config)
         self.at: dict[str, str] = {name: self.config.columns.get(name, name) for name in self.Config.names}
         """Own column name -> the one in the data."""
+
+    def reads(self, value: Mapping[str, Any]) -> set[str]:
+        """Columns of a value that say something in its row."""
+        return set(self.at.values())
 
     def need(self, value: Any, name: str) -> Any:
         """What stands in the column; BadRow if the value has no columns, or not this one."""

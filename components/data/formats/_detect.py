@@ -44,6 +44,17 @@ def missing_columns(format: Format, values: Sequence[Any]) -> list[str]:
     return [column for column in dict.fromkeys(mapped) if column not in found]
 
 
+def ignored_columns(format: Format, values: Sequence[Any]) -> list[str]:
+    """Columns of the values that no part of the format reads: what they say is not in the rows."""
+    reads = getattr(format, "reads", None)
+    if reads is None:  # a plugin's format, which does not tell
+        return []
+    unread = (str(name) for value in values if isinstance(value, dict) for name in value.keys() - reads(value))
+    known = {str(name): None for value in values if isinstance(value, dict) for name in value}
+    found = set(unread)
+    return [name for name in known if name in found]
+
+
 def _found(values: Sequence[Any]) -> str:
     columns = dict.fromkeys(column for value in values if isinstance(value, dict) for column in value)
     others = dict.fromkeys(kind_of(value) for value in values if not isinstance(value, dict))

@@ -18,22 +18,34 @@ PAIRS = (
     ("input", "output"),
 )
 """Names under which prompt and completion are known, the format's own first."""
-_ASIDE = ("input", "context")
+_ASIDE = ("input", "context", "instruction")
 """A row with one of these besides has a third part, which a guessed pair would drop without a word."""
+_LABELS = ("label", "kto_tag")
+"""A row with one of these besides may be an answer that is bad, which a guessed pair would teach."""
 _ANSWERS = frozenset(("completion", "response", "chosen", "rejected"))
 
 
 def pair_in(row: dict[str, Any]) -> tuple[str, str] | None:
-    """The pair of columns that holds prompt and completion."""
+    """The pair of columns that holds prompt and completion; none where a label stands beside it."""
+    return None if any(name in row for name in _LABELS) else labelled_pair_in(row)
+
+
+def labelled_pair_in(row: dict[str, Any]) -> tuple[str, str] | None:
+    """The pair of columns that holds prompt and completion, with or without a label."""
     found = next((pair for pair in PAIRS if pair[0] in row and pair[1] in row), None)
     if found is None or found == PAIRS[0]:
         return found
     return None if any(name in row and name not in found for name in _ASIDE) else found
 
 
-def is_label(value: Any) -> bool:
-    """True or false, or 1 or 0 for it."""
-    return isinstance(value, int) and value in (0, 1)
+def label_of(value: Any) -> bool | None:
+    """True or false, or 1 or 0 for it, also as text in any letter case; None for anything else."""
+    if isinstance(value, str):
+        return _LABEL_TEXTS.get(value.strip().lower())
+    return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else None
+
+
+_LABEL_TEXTS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def _listing(row: dict[str, Any], column: str, key: str) -> bool:
@@ -43,9 +55,14 @@ def _listing(row: dict[str, Any], column: str, key: str) -> bool:
 
 
 def _unpaired(row: dict[str, Any]) -> bool:
-    if "prompt" in row and "completion" in row:
-        return is_label(row.get("label"))
-    return "conversations" in row and is_label(row.get("kto_tag"))
+    if labelled_pair_in(row):
+        return any(name in row for name in _LABELS)
+    answers = "conversations" in row or "messages" in row or _alpaca(row)
+    return answers and any(label_of(row.get(name)) is not None for name in _LABELS)
+
+
+def _alpaca(row: dict[str, Any]) -> bool:
+    return "instruction" in row and "output" in row
 
 
 _FORMS: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
@@ -53,7 +70,7 @@ _FORMS: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
     ("unpaired", _unpaired),
     ("messages", lambda row: _listing(row, "messages", "role")),
     ("sharegpt", lambda row: _listing(row, "conversations", "from")),
-    ("alpaca", lambda row: "instruction" in row and "output" in row),
+    ("alpaca", _alpaca),
     ("prompt_completion", lambda row: pair_in(row) is not None),
     ("prompt", lambda row: "prompt" in row and _ANSWERS.isdisjoint(row)),
     ("text", lambda row: isinstance(row.get("text"), str)),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from components.data.formats._columns import as_text, kind_of, loaded
+from components.data.formats._columns import LEVELS, as_text, kind_of, loaded
 from components.interfaces import BadRow, Row
 
 Message = dict[str, Any]
@@ -74,7 +74,8 @@ def _message(message: Any, at: str) -> tuple[str, Message]:
         if message.get(key) is not None:
             kept[key] = as_text(message[key], f"the {key} of {at}")
     calls = message.get("tool_calls")
-    calls = loaded(calls, f"'tool_calls' of {at}") if calls else None
+    # around the arguments of a call there are a list and two objects
+    calls = loaded(calls, f"'tool_calls' of {at}", LEVELS + 3) if calls else None
     if not calls:
         as_text(kept["content"], f"the content of {at}")
         return role, kept

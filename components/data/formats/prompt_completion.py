@@ -4,12 +4,14 @@
 {"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}
 
 Some other pairs of columns are understood without a column map: prompt/response, question/answer, query/response,
-instruction/response and input/output, as long as no other `input` or `context` is beside them. `system` and `tools`
-are optional. Try it: format: {type: prompt_completion, columns: {prompt: problem, completion: solution}}
+instruction/response and input/output, as long as no other `input` or `context` is beside them. Beside a `label` or
+`kto_tag` no pair is read without a column map: the answer may be a bad one. `system` and `tools` are optional. Try it:
+format: {type: prompt_completion, columns: {prompt: problem, completion: solution}}
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from components.core.kinds import register
@@ -46,6 +48,10 @@ class PromptCompletionFormat(Mapped):
         messages = before + ordered(completion, answered, before=prompt[1][-1])
         return with_tools({"messages": messages}, value.get(self.at["tools"]), self.at["tools"])
 
+    def reads(self, value: Mapping[str, Any]) -> set[str]:
+        pair = self._pair or pair_in(dict(value)) or ()
+        return {*pair, self.at["system"], self.at["tools"]}
+
     def _columns(self, value: Any) -> tuple[str, str]:
         """Where prompt and completion stand: as mapped, else the first pair of known names."""
         if self._pair:
@@ -56,7 +62,9 @@ class PromptCompletionFormat(Mapped):
         if pair is None:
             known = ", ".join("/".join(names) for names in PAIRS)
             found = shown(value) if isinstance(value, dict) else kind_of(value)
-            raise BadRow(f"expected a pair of columns ({known}, without input or context beside it), found: {found}")
+            raise BadRow(
+                f"expected a pair of columns ({known}, without input, context or label beside it), found: {found}"
+            )
         return pair
 
     def restore(self, row: Row) -> Any:

@@ -51,6 +51,7 @@ def table_rows(batches: Iterator[Any], limit: int, file: str) -> Iterator[RawRow
     """Record batches -> rows, numbered from 1."""
     number = 0
     for batch in batches:
+        _check(batch)
         sure = _all(_is_json, batch.schema)
         text_only = _all(_holds_no_bytes, batch.schema)
         for value in _values(batch):
@@ -82,6 +83,18 @@ def _row(number: int, value: Any, sure: bool, limit: int, file: str) -> RawRow:
     if len(raw) > limit:
         return too_big(number, raw, limit, file)
     return RawRow(number, raw, value if sure else orjson.loads(raw), None, "parse", file)
+
+
+def _check(batch: Any) -> None:
+    """An ArrowInvalid for positions that point out of the file, which would end the process and not this reading."""
+    import pyarrow
+
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            if "UTF8" not in str(error):  # which is a fault of its row alone
+                raise
 
 
 def _values(batch: Any) -> Iterator[Any]:

@@ -173,5 +173,7 @@ def _transcoded(name: str, blocks: Iterator[bytes], encoding: str) -> Iterator[b
 def _remedy(encoding: str) -> str:
     wide = next((wide for wide in ("utf-16", "utf-32") if codecs.lookup(encoding).name == wide), None)
     if wide:
-        return f"if it has no byte order mark write 'encoding: {wide}-le' or '{wide}-be', if it is cut off fetch it again"
+        return (
+            f"if it has no byte order mark write 'encoding: {wide}-le' or '{wide}-be', if it is cut off fetch it again"
+        )
     return "write the encoding that it is in as 'encoding:', or fetch it again if it is cut off"

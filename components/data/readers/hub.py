@@ -79,10 +79,8 @@ class HubReader(Reader):
         return f"{self.config.name}#{self.config.split}"
 
     def _unreadable(self, error: Exception) -> DataError:
-        text = " ".join(str(error).split())[:400]
-        return DataError(
-            f"dataset '{self.config.name}', split '{self.config.split}', cannot be read ({type(error).__name__}: {text})"
-        )
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        return DataError(f"dataset '{self.config.name}', split '{self.config.split}', cannot be read ({text})")
 
     @cached_property
     def directory(self) -> Path:
@@ -154,9 +152,7 @@ class HubReader(Reader):
         self._files()  # says it better than datasets does if there is no such split
         if self._is_saved():
             return datasets.load_from_disk(str(self._saved))
-        return datasets.load_dataset(
-            str(self.directory), self.config.config, split=self.config.split, streaming=True
-        )
+        return datasets.load_dataset(str(self.directory), self.config.config, split=self.config.split, streaming=True)
 
     def _snapshot(self, repository: str) -> Path:
         from huggingface_hub import snapshot_download

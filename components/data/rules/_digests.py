@@ -85,7 +85,7 @@ class Digests:
                     numbers.write(self._numbers[part][taken[part]].tobytes())
             kind, old = self._keys.dtype, self._size
             del self._keys, self._numbers
-            self._allocate(max(int(old * GROWTH), int(needed / FULL * GROWTH)))
+            self._allocate(int(max(old * GROWTH, needed / FULL)) + 1)
             keys.seek(0)
             numbers.seek(0)
             while len(some := np.frombuffer(keys.read(CHUNK * DIGEST_BYTES), kind)):
