@@ -40,7 +40,7 @@ class DataError(PostmillError):
 class ContractBroken(DataError):
     """Too many bad rows, or one that a rule does not allow. `kept`: where the list of them and the report are."""
 
-    def __init__(self, message: str, kept: Path) -> None:
+    def __init__(self, message: str, kept: Path = Path()) -> None:
         super().__init__(message)
         self.kept = kept
 

@@ -83,14 +83,10 @@ class Contract:
             left = [place for position, place in enumerate(left) if position not in found]
         return broken
 
-    def finish(self, split: str, shape: str) -> Broken:
-        """What was found only once the whole split was seen; positions in the split."""
-        broken: Broken = defaultdict(list)
-        for name, rule in self.rules.items():
-            if shape in rule.shapes:
-                for position, reason in rule.finish(split).items():
-                    broken[position].append((name, reason))
-        return broken
+    def finish(self, split: str, shape: str) -> dict[str, Mapping[int, str]]:
+        """What was found only once the whole split was seen: rule -> position in the split -> reason."""
+        found = {name: rule.finish(split) for name, rule in self.rules.items() if shape in rule.shapes}
+        return {name: positions for name, positions in found.items() if len(positions)}
 
     def shown(self, text: str) -> str:
         """A bad row as it may be kept: without the secrets and addresses that rules found."""

@@ -10,7 +10,8 @@ from components.core.artifacts import Artifact
 from components.core.provenance import library_versions
 from components.core.recipe import DataSection
 from components.data.page import render_page
-from components.data.validation import Outcome, Source, Validation
+from components.data.source import Source
+from components.data.validation import Outcome, Validation
 from components.data.writer import index_content
 
 LIBRARIES = ("orjson", "pandera", "polars", "pyarrow", "tokenizers", "transformers", "trl")

@@ -95,13 +95,12 @@ class Validation:
         source = own or train
         chosen = member if own is None or name == "train" else None
         outcome = Outcome(name)
-        writer = SplitWriter(self.out, name, source.shape, source.reader, self.encoder is not None)
         start = 0
-        for raws in _batches(source.reader.rows()):
-            batch = self._parse(name, start, raws, source, chosen, outcome)
-            start += len(batch.rows)
-            self._check(batch, writer, outcome)
-        writer.close()
+        with SplitWriter(self.out, name, source.shape, source.reader, self.encoder is not None) as writer:
+            for raws in _batches(source.reader.rows()):
+                batch = self._parse(name, start, raws, source, chosen, outcome)
+                start += len(batch.rows)
+                self._check(batch, writer, outcome)
         outcome.files = list(writer.files)
         self._finish(source.shape, writer, outcome)
         return outcome
@@ -165,12 +164,17 @@ class Validation:
 
     def _finish(self, shape: str, writer: SplitWriter, outcome: Outcome) -> None:
         """Take out what is known to be bad only now that every row was seen."""
-        broken = self.contract.finish(outcome.split, shape)
-        if not broken:
+        import numpy as np
+
+        found = self.contract.finish(outcome.split, shape)
+        if not found:
             return
-        outcome.statistics.keep([position not in broken for position in writer.seen])
+        places = [np.fromiter(positions, np.int64, len(positions)) for positions in found.values()]
+        broken = np.unique(np.concatenate(places))
+        outcome.statistics.keep(writer.kept(broken))
         for position, file, line, raw in writer.remove(broken):
-            self._reject(outcome, Bad.of(RawRow(line, raw, file=file), broken[position]))
+            reasons = [(name, reason) for name, by_row in found.items() if (reason := by_row.get(position))]
+            self._reject(outcome, Bad.of(RawRow(line, raw, file=file), reasons))
             outcome.good -= 1
 
     def _reject(self, outcome: Outcome, bad: Bad) -> None:

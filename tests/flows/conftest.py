@@ -112,7 +112,7 @@ def rejected(first: Run, second: Run) -> Run:
 class Leaky(Reader):
     """A throw-away reader whose error, and the one behind it, tell a secret."""
 
-    def files(self) -> list[Path]:
+    def fingerprint(self) -> dict[str, str]:
         try:
             raise OSError(f"401 for {os.environ['HF_TOKEN']}")
         except OSError as error:

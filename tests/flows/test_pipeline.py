@@ -228,7 +228,7 @@ def test_failed_stage_fails_the_run(first: Run, client: Any, tmp_path: Path) -> 
         run_pipeline(first.root, plain)
     newest = client.search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)[0]
     assert (newest.info.run_name, newest.info.status) == ("broken", "FAILED")
-    assert newest.data.tags["postmill.error"].startswith("DataError: 1 of 1 eval rows")
+    assert newest.data.tags["postmill.error"].startswith("ContractBroken: 1 of 1 eval rows")
 
 
 def test_no_secret_is_left_anywhere(first: Run, leaky: BaseException) -> None:
