@@ -101,6 +101,7 @@ def _type(field: FieldInfo) -> str:
         container = {"list": "list of ", "dict": "name -> list of "}.get(text.partition("[")[0], "")
         return f"{container}{kinds[0]}"
     text = re.sub(r"<class '(.*?)'>", r"\1", text)
+    text = re.sub(r"(?:typing\.)?Annotated\[([\w.]+), FieldInfo\((?:[^()]|\([^()]*\))*\)\]", r"\1", text)
     plain = re.sub(r"(\w+\.)+(?=\w)", "", text).replace("|", "\\|")
     return f"`{plain}`"
 
