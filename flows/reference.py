@@ -101,7 +101,6 @@ def _type(field: FieldInfo) -> str:
         container = {"list": "list of ", "dict": "name -> list of "}.get(text.partition("[")[0], "")
         return f"{container}{kinds[0]}"
     text = re.sub(r"<class '(.*?)'>", r"\1", text)
-    text = re.sub(r"(?:typing\.)?Annotated\[([\w.]+), FieldInfo\((?:[^()]|\([^()]*\))*\)\]", r"\1", text)
     plain = re.sub(r"(\w+\.)+(?=\w)", "", text).replace("|", "\\|")
     return f"`{plain}`"
 
@@ -113,9 +112,15 @@ def _bare(annotation: Any) -> Any:
     arguments = get_args(annotation)
     if get_origin(annotation) is dict:
         return dict[tuple(_bare(argument) for argument in arguments)]  # type: ignore[misc]
+    if get_origin(annotation) is list and not any(isinstance(m, OfKind) for m in _marks(arguments[0])):
+        return list[_bare(arguments[0])]  # type: ignore[misc]
     if get_origin(annotation) in (Union, UnionType):
         return reduce(or_, map(_bare, arguments))
     return annotation
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    return tuple(getattr(annotation, "__metadata__", ()))
 
 
 def _default(field: FieldInfo) -> str:

@@ -85,6 +85,7 @@ def _tags(
         **({"postmill.data.changed": "; ".join(dataset.meta["changed"])[:2000]} if dataset.meta.get("changed") else {}),
         "postmill.verdict": verdict.digest,
         "postmill.system": dataset.meta.get("system") or "",
+        "postmill.template": (dataset.meta.get("template") or {}).get("sha256", ""),
         "git.commit": git["commit"],
         "git.dirty": git["dirty"],
         **plugin_tags(loaded_plugins(current().get(Application))),

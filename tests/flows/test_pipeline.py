@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import traceback
@@ -64,6 +65,7 @@ def test_registers_the_accepted_variant(first: Run, client: Any) -> None:
     assert version.tags["postmill.accepted"] == "true"
     assert version.tags["postmill.variant"] == "int4"
     assert version.tags["postmill.system"] == tiny.SYSTEM
+    assert version.tags["postmill.template"] == hashlib.sha256(tiny.CHAT_TEMPLATE.encode()).hexdigest()
 
 
 def test_version_leads_to_everything_that_made_it(first: Run, client: Any) -> None:
