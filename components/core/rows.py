@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,12 @@ _LISTS = ("prompt", "messages", "completion", "chosen", "rejected")
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
     """Identity of a row's content, whatever its formatting: 16 bytes of sha256 over canonical JSON."""
-    return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).digest()[:DIGEST_BYTES]
+    if len(row) == 1 and "messages" in row:
+        # as it has always been: rows of older evidence are found again, and the same ones are chosen to measure on
+        content = json.dumps(row["messages"], sort_keys=True).encode()
+    else:
+        content = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
 
 
 def spoken(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import pytest
 
 from components.core.errors import ConfigError, DataError
 from components.core.recipe import DataSection, parse_recipe
+from components.core.rows import row_digest
 from components.services.data import DataService, load_rows
 from components.services.workspace import Workspace
 from tests import tiny
@@ -353,3 +354,9 @@ def test_another_column(rows: Rows) -> None:
     rows.eval.write_bytes(tiny.row(100).replace(b'"messages"', b'"chat"'))
     form = {"type": "messages", "columns": {"messages": "chat"}}
     assert rows.validate({"format": form}).meta["rows"]["train"] == 3
+
+
+def test_the_identity_of_a_row_never_changes() -> None:
+    """A conversation has the digest that it had in the first version: old evidence pairs with new (A28)."""
+    assert row_digest({"messages": tiny.conversation(1)}).hex() == "ab22ebb22d56951130315c05a00c09d3"
+    assert row_digest({"messages": [], "tools": [{}]}).hex() != row_digest({"messages": []}).hex()
