@@ -133,6 +133,7 @@ class LineageService:
         found = {split: table for split, table in found.items() if len(table)}
         if not found:
             return None
+        relations = self._touched(key, found.keys())
         return Sighting(
             key=key[1],
             digest=manifest["digest"],
@@ -140,35 +141,38 @@ class LineageService:
             rows=manifest["meta"]["rows"],
             count=sum(map(len, found.values())),
             places=tuple(place for split, table in found.items() for place in _places(manifest, split, table)),
-            artifacts=tuple(self._touched(key, found.keys())),
-            versions=tuple(self._versions(manifest["digest"], found.keys())),
+            artifacts=tuple(self._descendant(key, relation) for key, relation in relations.items()),
+            versions=tuple(self._versions(manifest["digest"], found.keys(), relations)),
         )
 
     @cached_property
-    def _children(self) -> dict[_Key, list[_Key]]:
-        children: dict[_Key, list[_Key]] = {}
+    def _children(self) -> dict[str, list[_Key]]:
+        """What was made of an artifact, by its content: training again to the same bytes changes nothing below."""
+        children: dict[str, list[_Key]] = {}
         for key, manifest in self.manifests.items():
             for parent in manifest["parents"].values():
-                children.setdefault(_key(parent), []).append(key)
+                children.setdefault(parent["digest"], []).append(key)
         return children
 
-    def _touched(self, dataset: _Key, splits: Collection[str]) -> Iterator[Descendant]:
+    def _touched(self, dataset: _Key, splits: Collection[str]) -> dict[_Key, Relation]:
         """Every model that the row came into or was measured on; what it was trained on counts for more."""
         relations: dict[_Key, Relation] = {}
         if "train" in splits:
             relations |= dict.fromkeys(self._trained(dataset), "trained on")
         if "eval" in splits:
             relations = {**dict.fromkeys(self._measured(dataset), "measured on"), **relations}
-        for key, relation in relations.items():
-            manifest = self.manifests[key]
-            type_ = str(manifest.get("identity", {}).get("config", {}).get("type", ""))
-            yield Descendant(key[0], key[1], manifest["kind"], type_, relation)
+        return relations
+
+    def _descendant(self, key: _Key, relation: Relation) -> Descendant:
+        manifest = self.manifests[key]
+        type_ = str(manifest.get("identity", {}).get("config", {}).get("type", ""))
+        return Descendant(key[0], key[1], manifest["kind"], type_, relation)
 
     def _trained(self, dataset: _Key) -> Iterator[_Key]:
         """What descends from the data set by training and optimization, each once and after what it was made of."""
         waiting, seen = [dataset], {dataset}
         while waiting:
-            for key in sorted(self._children.get(waiting.pop(0), ())):
+            for key in sorted(self._children.get(waiting.pop(0)[2], ())):
                 if key not in seen and self.manifests[key]["kind"] not in _NO_MODELS:
                     seen.add(key)
                     waiting.append(key)
@@ -176,15 +180,23 @@ class LineageService:
 
     def _measured(self, dataset: _Key) -> Iterator[_Key]:
         """What benchmarks measured with the data set, base models too."""
-        for key in sorted(self._children.get(dataset, ())):
+        for key in sorted(self._children.get(dataset[2], ())):
             if self.manifests[key]["kind"] == "measurement":
                 subjects = map(_key, self.manifests[key]["parents"].values())
                 yield from (subject for subject in subjects if subject != dataset and subject in self.manifests)
 
-    def _versions(self, dataset: str, splits: Collection[str]) -> Iterator[Version]:
-        relation: Relation = "trained on" if "train" in splits else "measured on"
-        for entry in self.registry.versions("postmill.dataset", dataset) if {"train", "eval"} & set(splits) else ():
-            yield Version(entry.name, entry.version, entry.aliases, entry.tags.get("postmill.variant", ""), relation)
+    def _versions(self, dataset: str, splits: Collection[str], relations: Mapping[_Key, Relation]) -> Iterator[Version]:
+        """Versions whose recipe had the data set, and those with the files of something that came of it."""
+        own: Relation = "trained on" if "train" in splits else "measured on"
+        asked = {("postmill.dataset", dataset): own} if {"train", "eval"} & set(splits) else {}
+        asked |= {("postmill.digest", key[2]): relation for key, relation in relations.items()}
+        known: set[tuple[str, str]] = set()
+        for (tag, digest), relation in asked.items():
+            for entry in self.registry.versions(tag, digest):
+                if (entry.name, entry.version) not in known:
+                    known.add((entry.name, entry.version))
+                    variant = entry.tags.get("postmill.variant", "")
+                    yield Version(entry.name, entry.version, entry.aliases, variant, relation)
 
 
 def _key(entry: Mapping[str, Any]) -> _Key:

@@ -189,3 +189,13 @@ def test_a_million_rows(workspace: Workspace) -> None:
     (found,) = service.find(wanted)
     assert time.perf_counter() - started < 1
     assert found.count == 1
+
+
+def test_trained_again_to_the_same_bytes(workspace: Workspace, world: dict[str, Artifact]) -> None:
+    """What was made of an adapter stands below every data set that gave the same adapter (B22)."""
+    other = made(workspace, "data", "dataset", of=world["dataset"])
+    again = made(workspace, "train", "adapter", model=world["base"], dataset=other)
+    assert again.digest == world["trained"].digest
+    assert again.key != world["trained"].key
+    found = {key[0] for key in lineage(workspace)._trained((other.stage, other.key, other.digest))}
+    assert {"train", "optimize"} <= found
