@@ -94,4 +94,9 @@ def plant_preferences(path: Path, words: Words) -> Planted:
             out.write(line := _line({"prompt": question, "chosen": chosen, "rejected": rejected}))
             if number not in places:
                 planted.sound.append(line)
+    for name in ("pairs-eval", "pairs-few"):  # rows to measure on are of the same shape
+        with path.with_name(f"{name}.jsonl").open("wb") as out:
+            for _ in range(20):
+                (question, chosen), (_, other) = next(texts), next(texts)
+                out.write(_line({"prompt": question, "chosen": chosen, "rejected": other}))
     return planted

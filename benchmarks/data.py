@@ -121,7 +121,7 @@ def measure_faults(bench: Bench) -> tuple[dict[str, Figure], dict[str, object]]:
     """Twelve faults of each of twelve kinds in 10,000 rows."""
     planted = plant_chats(bench.folder / "faulty-chats.jsonl", bench.words)
     pairs = plant_preferences(bench.folder / "faulty-pairs.jsonl", bench.words)
-    (chats, missed), (preferences, unseen) = caught(bench, planted), caught(bench, pairs)
+    (chats, missed), (preferences, unseen) = caught(bench, planted, "short"), caught(bench, pairs, "pairs")
     total = {name: chats[name] + preferences[name] for name in chats}
     sound = len(planted.sound) + len(pairs.sound)
     figures = {
@@ -132,10 +132,10 @@ def measure_faults(bench: Bench) -> tuple[dict[str, Figure], dict[str, object]]:
     return figures, {"faults missed": missed + unseen}
 
 
-def caught(bench: Bench, planted: Planted) -> tuple[dict[str, int], list[str]]:
-    """The comparison of what was planted with what was found, and the kinds that were not."""
+def caught(bench: Bench, planted: Planted, of: str) -> tuple[dict[str, int], list[str]]:
+    """What was planted beside what was found, and the kinds that were not; `of`: where its rows to measure on are."""
     root = bench.folder / planted.path.stem
-    dataset = Path(bench.work("whole", planted.path, root=root)["path"])
+    dataset = Path(bench.work("whole", planted.path, kind=of, root=root)["path"])
     lines = (dataset / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     quarantined = [record["line"] for record in map(json.loads, lines) if record["split"] == "train"]
     missed = [f"{kind}, line {line}" for line, kind in planted.faults.items() if line not in set(quarantined)]
