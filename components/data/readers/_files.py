@@ -58,17 +58,24 @@ class FileReader(Reader):
     Config = FilesConfig
     libraries = ("pyarrow",)  # unpacks zstandard
     suffixes: ClassVar[tuple[str, ...]]
+    _read: list[tuple[File, str]] | None = None
 
     def files(self) -> list[File]:
         """The files in the order of reading, each once; a DataError that says what was looked for."""
         return find(self.config.path, self.suffixes)
 
     def fingerprint(self) -> Mapping[str, str]:
-        return {file.name: digest(file) for file in self.files()}
+        return {file.name: found for file, found in self._digests()}
 
     def identity(self) -> Mapping[str, Any]:
         config = self.config.model_dump(mode="json", exclude={"path"})
-        return {"config": config, "files": [[self.read_as(file), digest(file)] for file in self.files()]}
+        return {"config": config, "files": [[self.read_as(file), found] for file, found in self._digests()]}
+
+    def _digests(self) -> list[tuple[File, str]]:
+        """Every file and its digest, read once by this reader: gigabytes are asked for twice."""
+        if self._read is None:
+            self._read = [(file, digest(file)) for file in self.files()]
+        return self._read
 
     def read_as(self, file: File) -> str:
         """What of a file's name may decide how it is read: its ending. The rest of the name where values hold it."""
