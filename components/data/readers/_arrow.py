@@ -8,6 +8,7 @@ data: {train: {type: parquet, path: data/photos.parquet, columns: [question, ans
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -191,13 +192,13 @@ class TableReader(FileReader):
     def read(self, file: File, last: bool) -> Iterator[RawRow]:
         return guarded(file.name, table_rows(self.batches(file), self.config.max_row_bytes, file.name))
 
+    @abstractmethod
     def schema(self, file: File) -> Any:
         """pyarrow schema of a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches(self, file: File) -> Iterator[Any]:
         """pyarrow record batches of a file with the columns to be read, small enough to be held."""
-        raise NotImplementedError
 
 
 def guarded(name: str, rows: Iterator[Any]) -> Iterator[Any]:
