@@ -186,10 +186,54 @@ class EpochFinished(Event, topic="training.epoch"):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event, topic="checkpoint.saved"):
-    """Trained weights were written. The directory is the stage's own and moves into the store when the stage ends."""
+    """Everything needed to go on from this step was committed, `size` bytes. The last one is the result itself: its
+    directory is the stage's own and moves into the store when the stage ends."""
 
     path: str
     step: int
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointLoaded(Event, topic="checkpoint.loaded"):
+    """Training goes on from a checkpoint instead of from the beginning."""
+
+    path: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedChosen(Event, topic="training.speed"):
+    """How the model is trained on this machine (threads, dtype, ...), and tokens/s of everything that was tried."""
+
+    choice: Mapping[str, Any]
+    tried: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingAdapted(Event, topic="training.adapted"):
+    """Memory ran out at a step and training goes on in another way that gives the same updates."""
+
+    step: int
+    reason: str
+    action: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingEvaluated(Event, topic="training.evaluated"):
+    """Figures on rows that are not trained on, in the middle of training."""
+
+    step: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleGenerated(Event, topic="training.sample"):
+    """What the model in training answers to a prompt of the eval split."""
+
+    step: int
+    prompt: str
+    answer: str
 
 
 @dataclass(frozen=True, kw_only=True)
