@@ -58,10 +58,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a component gets besides its inputs: the seed of the run, and the bus to report progress on."""
+    """What a component gets besides its inputs: the seed of the run, and the bus to report progress on.
+
+    `scratch`: a folder that survives a kill and belongs to this step with these inputs (`identity`), for checkpoints.
+    """
 
     seed: int
     bus: EventBus
+    scratch: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- models
@@ -107,6 +112,14 @@ class Trainer(Component, ABC):
     @abstractmethod
     def train(self, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> Mapping[str, Any]:
         """Train and write the result to `out`; returns measured figures for the manifest."""
+
+
+class TrainingCallback(Component, ABC):
+    """Looks on while a model is trained, and may step in: `train: [{type: sft, callbacks: [{type: ema}]}]`."""
+
+    @abstractmethod
+    def hook(self) -> Any:
+        """A `transformers.TrainerCallback`. With `tensors() -> dict` and `restore(dict)` it keeps state across kills."""
 
 
 class Pass(Component, ABC):

@@ -24,13 +24,13 @@ from components.core.events import (
     StageProgress,
     StageSkipped,
     StageStarted,
-    TrainStep,
 )
 from components.core.machine import human_bytes
 from components.core.recipe import Recipe
 from components.interfaces import Scoreboard
 from components.services.evidence import metrics_of, ruling, show
 from components.services.judging import Verdict
+from flows.display_training import TrainingDisplay, bar_width
 
 COLUMNS = ("exact_match", "json_valid", "mean_kl", "top1_agreement", "ttft_ms", "tokens_per_s", "peak_rss", "bytes")
 STYLES = {"chosen": "bold green", "accepted": "green", "rejected": "red"}
@@ -41,10 +41,11 @@ class Display:
 
     def __init__(self, console: Console, bus: EventBus) -> None:
         self.console = console
+        wide = bar_width(console)
         self.progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            *([BarColumn(bar_width=wide)] if wide else []),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=console,
@@ -59,9 +60,9 @@ class Display:
             StageFinished: self._on_stage_finished,
             StageFailed: self._on_stage_failed,
             StageSkipped: self._on_stage_skipped,
-            TrainStep: self._on_train_step,
             DataValidated: self._on_data_validated,
         }
+        handlers |= TrainingDisplay(console, lambda **fields: self._update("train", **fields)).handlers()
         self._off = [bus.on(event, handler) for event, handler in handlers.items()]
 
     def __enter__(self) -> Display:
@@ -76,6 +77,7 @@ class Display:
     def _on_stage_started(self, event: StageStarted) -> None:
         label = _label(event)
         self._since[label] = time.monotonic()
+        self._rows.pop(label, None)  # of two steps with the same name the later one runs
         self._rows[label] = self.progress.add_task(label, total=None, note="")
 
     def _on_stage_cached(self, event: StageCached) -> None:
@@ -101,13 +103,6 @@ class Display:
 
     def _on_stage_progress(self, event: StageProgress) -> None:
         self._update(_label(event), total=event.total, completed=event.done, note=f"{event.done}/{event.total}")
-
-    def _on_train_step(self, event: TrainStep) -> None:
-        note = f"step {event.step}/{event.total}  loss {event.loss:.3f}  {event.tokens_per_s:.0f} tokens/s"
-        for label in [label for label in self._rows if label.startswith("train")]:
-            self._update(label, total=event.total, completed=event.step, note=note)
-        if event.step % 10 == 0 or event.step == event.total:
-            self._print(f"train: {note}")
 
     def _on_data_validated(self, event: DataValidated) -> None:
         bad = sum(event.quarantined.values())

@@ -38,6 +38,6 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
 
             measured = [found for spec in plan.benchmark for found in benchmark(plan, spec, subjects, dataset) or ()]
             verdict = judge(plan, measured, list(variants))
-            record(plan, dataset, measured, verdict, tracking.notes())
+            record(plan, dataset, trained, measured, verdict, tracking.notes())
             outcome: Outcome = register(plan, tracking.run_id, subjects, dataset, measured, verdict)
             return outcome

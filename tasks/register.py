@@ -16,7 +16,7 @@ from components.interfaces import Subject
 from components.services.application import Application, current
 from components.services.benchmarking import scoreboard
 from components.services.data import load_rows
-from components.services.evidence import REPORT, write_evidence
+from components.services.evidence import REPORT, training_chain, write_evidence
 from components.services.judging import read_verdict
 from components.services.model_registry import ModelRegistryService
 from components.services.tracking import loaded_plugins, plugin_tags
@@ -39,12 +39,18 @@ class Outcome(BaseModel):
 
 @step(name="record evidence")
 def record(
-    recipe: Recipe, dataset: Artifact, measured: list[Artifact], verdict: Artifact, skipped: dict[str, str]
+    recipe: Recipe,
+    dataset: Artifact,
+    trained: Artifact,
+    measured: list[Artifact],
+    verdict: Artifact,
+    skipped: dict[str, str],
 ) -> None:
     """Everything the verdict rests on; tracker and orchestrator take it from the folder."""
     workspace = current().get(Workspace)
     folder = workspace.reports / recipe.name
-    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict), skipped)
+    chain = training_chain(trained, workspace.store)
+    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict), skipped, chain)
     workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"]))
 
 

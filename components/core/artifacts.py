@@ -147,7 +147,7 @@ class Store:
             try:
                 meta = dict(make(staging) or {})
                 manifest = self._write_manifest(staging, identity, kind, parents, meta)
-                _commit(staging, target)
+                commit_directory(staging, target)
                 _remember(target, _state(target))
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -231,7 +231,7 @@ def _sweep(target: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _commit(staging: Path, target: Path) -> None:
+def commit_directory(staging: Path, target: Path) -> None:
     """Make the finished directory durable, then visible in one step."""
     for path in [*staging.rglob("*"), staging]:
         _fsync(path)

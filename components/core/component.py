@@ -37,6 +37,9 @@ class Component:
     depends_on_machine: ClassVar[bool] = False
     """True if another processor may give another output: timings, and arithmetic chosen by `dtype: auto`."""
 
+    neutral: ClassVar[tuple[str, ...]] = ()
+    """Keys of the configuration that do not shape the output: how often it is saved, what is shown meanwhile."""
+
     def __init__(self, config: Any = None) -> None:
         self.config = config if config is not None else self.Config()
 

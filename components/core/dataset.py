@@ -42,8 +42,10 @@ def conversation(row: Mapping[str, Any]) -> list[Message]:
     return [*row["prompt"], *answer]
 
 
-def tokens(dataset: Artifact, split: str, tokenizer: Any) -> Any:
+def tokens(dataset: Artifact, split: str, tokenizer: Any, side: str = "") -> Any:
     """The tokenised rows of a split as a `datasets.Dataset`: `input_ids`, `labels`. Nothing is read until asked for.
+
+    `side`: of preferences, `chosen_` or `rejected_`.
 
     An ArtifactError if they were not tokenised, or with another tokenizer or chat template than this one.
     """
@@ -55,7 +57,10 @@ def tokens(dataset: Artifact, split: str, tokenizer: Any) -> Any:
             f"the data set {dataset.key} was tokenised with another tokenizer or chat template ({made_with[:12]}) than "
             f"the model's ({tokenizer_digest(tokenizer)[:12]}); validate it together with this model"
         )
-    return index(dataset, split).with_transform(_labelled)
+    found = index(dataset, split)
+    if side:
+        found = found.rename_columns({f"{side}{column}": column for column in ("input_ids", "spans")})
+    return found.with_transform(_labelled)
 
 
 def index(dataset: Artifact, split: str) -> Any:
@@ -65,11 +70,11 @@ def index(dataset: Artifact, split: str) -> Any:
     return Dataset.from_file(str(dataset.path / f"{split}.arrow"))
 
 
-def token_lengths(rows: Any) -> list[int]:
+def token_lengths(rows: Any, column: str = "input_ids") -> list[int]:
     """Tokens of every row of such a data set, without reading the tokens."""
     import pyarrow.compute as pc
 
-    return list(pc.list_value_length(rows.with_format("arrow")["input_ids"]).to_pylist())
+    return list(pc.list_value_length(rows.with_format("arrow")[column]).to_pylist())
 
 
 def _labelled(batch: Mapping[str, Any]) -> dict[str, Any]:

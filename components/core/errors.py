@@ -61,6 +61,12 @@ class TrainingError(PostmillError):
     """Training that stopped itself because going on would waste time or lie about the result."""
 
 
+class TrainingInterrupted(TrainingError):
+    """Training was told to stop (SIGTERM, Ctrl+C), saved, and can go on from there."""
+
+    exit_code = 143
+
+
 class RegistryServiceError(PostmillError):
     """The model registry refused, is locked or cannot be reached."""
 

@@ -17,6 +17,7 @@ registry = Registry(
         Kind("format", "components.interfaces:Format", "components.data.formats"),
         Kind("rule", "components.interfaces:Rule", "components.data.rules"),
         Kind("trainer", "components.interfaces:Trainer", "components.trainers"),
+        Kind("callback", "components.interfaces:TrainingCallback", "components.callbacks"),
         Kind("optimizer", "components.interfaces:Optimizer", "components.optimizers"),
         Kind("pass", "components.interfaces:Pass", "components.optimization"),
         Kind("preset", "components.interfaces:Preset", "components.presets"),

@@ -66,13 +66,14 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
         return [self.component, *(part for spec in _inner(self.config) for part in spec.parts())]
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result: type and configuration."""
-        return {"type": self.type, **self.config.model_dump(mode="json")}
+        """What decides the result: type and configuration, without what only decides how it is made."""
+        found = {"type": self.type, **self.config.model_dump(mode="json")}
+        return {key: value for key, value in found.items() if key not in self.component.neutral}
 
     def dump(self) -> dict[str, Any]:
         """The same shape as in YAML, defaults filled in; switches only where they are not at their default."""
         switches = {name: getattr(self, name) for name in SWITCHES if not getattr(self, name)}
-        return self.identity() | switches
+        return {"type": self.type, **self.config.model_dump(mode="json")} | switches
 
 
 def _dump(spec: Spec | None) -> dict[str, Any] | None:
@@ -261,12 +262,8 @@ class Recipe(StrictConfig):
         return self
 
     def _train_problems(self) -> Iterable[str]:
-        kinds = [spec.component.produces_kind(spec.config) for spec in self.train if spec.enabled]
         if not any(spec.enabled and spec.required for spec in self.train):
             yield "train: at least one step must be switched on and required; else an untrained model could pass"
-        if "adapter" in kinds[:-1]:
-            at = kinds.index("adapter")
-            yield f"train.{at}: only the last training step may give an adapter; remove its 'lora' key"
         for position, spec in enumerate(self.train):
             if not spec.required and spec.component.produces_kind(spec.config) != "model":
                 yield f"train.{position}: a step that gives an adapter cannot be optional (required: false)"

@@ -80,8 +80,8 @@ def load_tokenizer(path: Path) -> Any:
         raise ModelLoadError(f"no usable tokenizer in '{path}': {error}") from error
 
 
-def load_causal_lm(path: Path, dtype: str = "float32") -> Any:
-    """A causal language model from a checked directory, in evaluation mode."""
+def load_causal_lm(path: Path, dtype: str = "float32", quantization: Any = None) -> Any:
+    """A causal language model from a checked directory, in evaluation mode; `quantization`: of its weights, on loading."""
     check_model_directory(path)
     import torch
     from safetensors import SafetensorError
@@ -94,6 +94,7 @@ def load_causal_lm(path: Path, dtype: str = "float32") -> Any:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            **({"quantization_config": quantization} if quantization else {}),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(f"cannot load the model in '{path}': {error}") from error

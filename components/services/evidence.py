@@ -13,14 +13,17 @@ from typing import Any
 
 import yaml
 
-from components.core.artifacts import Artifact, write_json
+from components.core.artifacts import Artifact, Store, write_json
 from components.core.machine import human_bytes, machine
 from components.core.recipe import Recipe
 from components.interfaces import Metric, Scoreboard
+from components.services._training_report import training_figures, training_markdown
 from components.services.benchmarking import scoreboard
 from components.services.judging import Verdict
+from components.training.plot import loss_plot
 
 REPORT = "report.md"
+TRAINING = "training.json"
 
 
 def metrics_of(recipe: Recipe) -> list[Metric]:
@@ -48,8 +51,10 @@ def write_evidence(
     measured: Sequence[Artifact],
     verdict: Verdict,
     skipped: Mapping[str, str],
+    chain: Sequence[Artifact] = (),
 ) -> Path:
-    """Write the evidence folder; returns it. `skipped`: steps that were left out, and why."""
+    """Write the evidence folder; returns it. `skipped`: steps that were left out, and why. `chain`: what was trained,
+    see `training_chain`."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     board = scoreboard(measured)
@@ -67,7 +72,30 @@ def write_evidence(
             for row in measurement.rows:
                 line = {"subject": measurement.subject, "benchmark": measurement.benchmark, **row}
                 handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-    (out / REPORT).write_text(markdown(recipe, board, verdict, skipped), encoding="utf-8")
+    return write_training(out, chain, markdown(recipe, board, verdict, skipped))
+
+
+def training_chain(trained: Artifact, store: Store) -> list[Artifact]:
+    """The training steps that lead to this artifact, the first one first; none if nothing was trained."""
+    chain: list[Artifact] = []
+    while trained.stage == "train":
+        chain.insert(0, trained)
+        trained = store.get(trained.parents["model"])
+    return chain
+
+
+def write_training(out: Path, chain: Sequence[Artifact], before: str = "# training\n") -> Path:
+    """Write what trained artifacts say of themselves: curves, `training.json`, and the section of the report, which
+    begins with `before`. Returns the folder, which keeps what else is in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("loss*.png"):
+        old.unlink()
+    figures = training_figures(chain)
+    write_json(out / TRAINING, figures)
+    for step in figures:
+        if step["curve"]:
+            loss_plot(step, out / step["curve"])
+    (out / REPORT).write_text(before + training_markdown(figures), encoding="utf-8")
     return out
 
 

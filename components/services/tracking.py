@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import core_schema
 
 from components.core.artifacts import hash_json
 from components.core.component import StrictConfig
+from components.core.config import NestedConfigError
+from components.core.errors import ConfigError
 from components.core.events import (
     BenchmarkMeasured,
+    CheckpointLoaded,
     DataChanged,
     DataValidated,
     Event,
@@ -19,22 +25,31 @@ from components.core.events import (
     MetricLogged,
     RunFinished,
     RunStarted,
+    SampleGenerated,
+    SpeedChosen,
     StageCached,
     StageFinished,
     StageSkipped,
     StageStarted,
+    TrainingAdapted,
+    TrainingEvaluated,
     TrainingFinished,
     TrainStep,
 )
 from components.core.kinds import service
 from components.core.provenance import git_state
 from components.core.recipe import OfKind, Recipe, Spec
-from components.core.secret import masked
+from components.core.secret import masked, masked_data
 from components.interfaces import Tracker
 from components.services.application import Application
 from components.services.workspace import Workspace
+from components.trackers._several import Several
+from components.trackers.mlflow import MlflowTracker
 
 STEPS_IN_A_BATCH = 10
+KEPT_STEPS = 1000
+"""Steps that wait for a tracker which refuses them; older ones are given up."""
+SAMPLES = "samples.jsonl"
 
 
 def _spec(given: Any) -> Any:
@@ -42,12 +57,40 @@ def _spec(given: Any) -> Any:
     return {"type": given} if isinstance(given, str) else given
 
 
+class OneOrSeveral(OfKind):
+    """A component of a kind, by name or with keys of its own, or a list of them without doubles."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        dump = core_schema.plain_serializer_function_ser_schema(
+            lambda given: given.dump() if isinstance(given, Spec) else [spec.dump() for spec in given]
+        )
+        return core_schema.no_info_plain_validator_function(self.parse_any, serialization=dump)
+
+    def parse_any(self, raw: Any) -> Spec | list[Spec] | None:
+        """One spec for a name or a mapping, a list of them for a list."""
+        if not isinstance(raw, list | tuple):
+            return self.parse(_spec(raw))
+        each = Annotated[Spec, OfKind(self.kind), BeforeValidator(_spec)]
+        try:
+            specs = TypeAdapter(list[each]).validate_python(list(raw))
+        except ValidationError as error:
+            raise NestedConfigError(error, StrictConfig) from error
+        names = [spec.type for spec in specs]
+        doubles = sorted({name for name in names if names.count(name) > 1})
+        if doubles or not names:
+            problem = f"'{doubles[0]}' stands there twice" if doubles else "the list is empty"
+            raise ConfigError(f"name at least one {self.kind}, and each of them once: {problem}")
+        return specs
+
+
 @service("tracking", lifetime="scoped")
 class RunTracking:
     """One tracked run of a recipe: subscribes to the bus, and closes the run with its outcome."""
 
     class Config(StrictConfig):
-        tracker: Annotated[Spec, OfKind("tracker"), BeforeValidator(_spec)] = Field("mlflow", validate_default=True)
+        tracker: Annotated[Spec | list[Spec], OneOrSeveral("tracker")] = Field(
+            "mlflow", validate_default=True, description="one, or a list; the first one gives the run its id"
+        )
 
     def __init__(
         self,
@@ -58,10 +101,15 @@ class RunTracking:
     ) -> None:
         self.workspace, self.recipe = workspace, recipe
         self.plugins = loaded_plugins(application) if application else ()
-        self.tracker: Tracker = _below(workspace.root, (config or self.Config()).tracker).build()
+        chosen = (config or self.Config()).tracker
+        specs = chosen if isinstance(chosen, list) else [chosen]
+        _check_registry(recipe, specs)
+        self.trackers = Several({spec.type: _below(workspace.root, spec).build() for spec in specs})
         self.skipped: list[StageSkipped] = []
         self.run_id = ""
-        self._waiting: list[tuple[int, dict[str, float]]] = []
+        self._waiting: dict[str, list[tuple[int, dict[str, float]]]] = {name: [] for name in self.trackers.trackers}
+        self._steps = 0
+        self._samples: list[SampleGenerated] = []
         self._started: dict[str, float] = {}
         self._off: list[Callable[[], None]] = []
 
@@ -71,11 +119,16 @@ class RunTracking:
         digest = hash_json(recipe)
         tags = {"postmill.recipe": digest, "git.commit": git["commit"], "git.dirty": git["dirty"]}
         tags |= plugin_tags(self.plugins)
-        self.run_id = self.tracker.start(self.recipe.name, _flatten(recipe), tags)
+        self.run_id = self.trackers.start(self.recipe.name, _flatten(recipe), tags)
         bus = self.workspace.bus
         bus.emit(RunStarted(recipe=self.recipe.name, run_id=self.run_id, digest=digest, plugins=self.plugins))
         handlers: dict[type[Event], Callable[[Any], None]] = {
+            SpeedChosen: self._on_speed,
+            CheckpointLoaded: self._on_resumed,
             TrainStep: self._on_step,
+            TrainingEvaluated: self._on_evaluated,
+            TrainingAdapted: self._on_adapted,
+            SampleGenerated: self._samples.append,
             TrainingFinished: self._on_training_finished,
             MetricLogged: self._on_metric,
             BenchmarkMeasured: self._on_benchmark,
@@ -104,38 +157,80 @@ class RunTracking:
                 RunFinished(recipe=self.recipe.name, run_id=self.run_id, status=_status(error), error=_text(error))
             )
 
+    @property
+    def tracker(self) -> Tracker:
+        """The only tracker, or the first one of several."""
+        return self.trackers.first
+
     def notes(self) -> dict[str, str]:
         """Steps that were left out so far, and why."""
         return {f"{event.stage} {event.name}": event.reason for event in self.skipped}
 
     def _close(self, error: BaseException | None) -> None:
-        self._flush()
-        if error is not None:
-            self.tracker.tag({"postmill.error": _text(error)[:500]})
-        self.tracker.finish(_status(error))
+        with TemporaryDirectory(prefix="postmill-tracking-") as scratch:  # until trackers have sent what is in it
+            try:
+                if error is not None:
+                    self.trackers.tag({"postmill.error": _text(error)[:500]})
+                self._flush()
+                self._write_samples(Path(scratch) / SAMPLES)
+            except Exception as refused:
+                error = refused if error is None else error
+                raise
+            finally:
+                self.trackers.finish(_status(error))
+
+    def _write_samples(self, path: Path) -> None:
+        if self._samples:
+            lines = [json.dumps(masked_data(sample.data), ensure_ascii=False) for sample in self._samples]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            self.trackers.file(path)
 
     def _on_step(self, event: TrainStep) -> None:
         measured = {"loss": event.loss, **event.figures, "tokens_per_s": event.tokens_per_s}
-        self._waiting.append((event.step, {f"train/{name}": value for name, value in measured.items()}))
+        for waiting in self._waiting.values():
+            waiting.append((event.step, _under("train/", measured)))
+            del waiting[:-KEPT_STEPS]
         # one write for ten steps: a database transaction each step would cost more than it tells
-        if len(self._waiting) >= STEPS_IN_A_BATCH:
+        self._steps += 1
+        if self._steps % STEPS_IN_A_BATCH == 0:
             self._flush()
 
     def _flush(self) -> None:
-        if self._waiting:
-            self.tracker.metrics(self._waiting)
-        self._waiting = []
+        def write(name: str, tracker: Tracker) -> None:
+            if self._waiting[name]:
+                tracker.metrics(self._waiting[name])
+            self._waiting[name] = []
+
+        self.trackers.each(write)
 
     def _on_metric(self, event: MetricLogged) -> None:
         # at once, in a write of its own: a name that the tracker refuses must not take our losses with it
-        self.tracker.metrics([(event.step, event.values)])
+        self.trackers.metrics([(event.step, event.values)])
 
     def _figures(self, values: Mapping[str, float]) -> None:
-        self.tracker.metrics([(0, values)])
+        self.trackers.metrics([(0, values)])
+
+    def _on_speed(self, event: SpeedChosen) -> None:
+        tags = {f"speed.{name}": str(value)[:500] for name, value in event.choice.items()}
+        if event.tried:
+            tags["speed.tried"] = json.dumps([dict(attempt) for attempt in event.tried], default=str)[:2000]
+        self.trackers.tag(tags)
+        # a curve over the attempts; the choice stands before them, at 0
+        points = [_numbers("speed/", values) for values in (event.choice, *event.tried)]
+        self.trackers.metrics([(number, figures) for number, figures in enumerate(points) if figures])
+
+    def _on_resumed(self, event: CheckpointLoaded) -> None:
+        self.trackers.tag({"postmill.resumed_from": f"step {event.step}, {event.path}"})
+
+    def _on_evaluated(self, event: TrainingEvaluated) -> None:
+        self.trackers.metrics([(event.step, _numbers("eval/", event.figures))])
+
+    def _on_adapted(self, event: TrainingAdapted) -> None:
+        self.trackers.tag({f"postmill.adapted.{event.step}": masked(f"{event.reason}; {event.action}")[:500]})
 
     def _on_training_finished(self, event: TrainingFinished) -> None:
         self._flush()
-        self._figures({f"train/total_{k}": v for k, v in event.figures.items() if isinstance(v, int | float)})
+        self._figures(_numbers("train/total_", event.figures))
 
     def _on_benchmark(self, event: BenchmarkMeasured) -> None:
         self._figures({f"{event.subject}/{name}": v for name, v in event.metrics.items()})
@@ -145,27 +240,27 @@ class RunTracking:
 
     def _on_stage_finished(self, event: StageFinished) -> None:
         self._figures({f"seconds/{_stage(event)}": event.time - self._started[_stage(event)]})
-        self.tracker.tag({f"artifact.{_stage(event)}": event.key})
+        self.trackers.tag({f"artifact.{_stage(event)}": event.key})
 
     def _on_stage_cached(self, event: StageCached) -> None:
-        self.tracker.tag({f"artifact.{_stage(event)}": f"{event.key} (cached)"})
+        self.trackers.tag({f"artifact.{_stage(event)}": f"{event.key} (cached)"})
 
     def _on_stage_skipped(self, event: StageSkipped) -> None:
         self.skipped.append(event)
-        self.tracker.tag({f"postmill.skipped.{_stage(event)}": masked(event.reason)[:500]})
+        self.trackers.tag({f"postmill.skipped.{_stage(event)}": masked(event.reason)[:500]})
 
     def _on_data(self, event: DataValidated) -> None:
         for group, counts in (("rows", event.rows), ("quarantined", event.quarantined)):
             self._figures({f"data/{group}_{split}": n for split, n in counts.items()})
 
     def _on_changed(self, event: DataChanged) -> None:
-        self.tracker.tag({"postmill.data.changed": "; ".join(event.files)[:2000]})
+        self.trackers.tag({"postmill.data.changed": "; ".join(event.files)[:2000]})
 
     def _on_evidence(self, event: EvidenceWritten) -> None:
         for file in sorted(Path(event.folder).iterdir()):
-            self.tracker.file(file, "evidence")
+            self.trackers.file(file, "evidence")
         verdict = "accepted" if event.chosen else "rejected"
-        self.tracker.tag({"postmill.verdict": verdict, "postmill.chosen": str(event.chosen)})
+        self.trackers.tag({"postmill.verdict": verdict, "postmill.chosen": str(event.chosen)})
 
 
 def loaded_plugins(application: Application) -> tuple[str, ...]:
@@ -179,10 +274,28 @@ def plugin_tags(plugins: Sequence[str]) -> dict[str, str]:
     return {"postmill.plugins": ", ".join(plugins)} if plugins else {}
 
 
+def _check_registry(recipe: Recipe, specs: Sequence[Spec]) -> None:
+    """The registry hangs a version on its run in MLflow: found at the start, not when everything is trained."""
+    if recipe.register_as is not None and not issubclass(specs[0].component, MlflowTracker):
+        raise ConfigError(
+            f"services.tracking.tracker: a registered version belongs to a run in MLflow, and '{specs[0].type}' makes "
+            f"none; write tracker: [mlflow, {specs[0].type}], or take 'register' out of the recipe"
+        )
+
+
 def _below(root: Path, spec: Spec) -> Spec:
     """The tracker with `root`, if it asks for one and the recipe does not say another."""
     asked = "root" in type(spec.config).model_fields and "root" not in spec.config.model_fields_set
     return spec.model_copy(update={"config": spec.config.model_copy(update={"root": root})}) if asked else spec
+
+
+def _under(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in values.items()}
+
+
+def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The figures among the values."""
+    return _under(prefix, {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)})
 
 
 def _stage(event: StageStarted | StageFinished | StageCached | StageSkipped) -> str:

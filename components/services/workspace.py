@@ -54,14 +54,7 @@ class Workspace:
 
         The one place where work is cached, timed, announced and refused for lack of disk.
         """
-        parts = [component] if isinstance(component, type) else component
-        identity = Identity(
-            stage=stage,
-            config=dict(config),
-            parents={role: parent.digest for role, parent in parents.items()},
-            code=code_digest(*parts),
-            versions={name: version for part in parts for name, version in _versions(part).items()},
-        )
+        identity = stage_identity(stage, component, config, parents)
         found = self.store.find(stage, identity.key())
         if found is not None:
             self.bus.emit(StageCached(stage=stage, name=name, key=found.key))
@@ -83,6 +76,20 @@ class Workspace:
                 f"{stage} {name} needs about {human_bytes(wanted)} of disk in '{self.store.root}', "
                 f"{human_bytes(free)} are free; free some, or set POSTMILL_ROOT to another disk"
             )
+
+
+def stage_identity(
+    stage: str, component: type | Sequence[type], config: Mapping[str, Any], parents: Mapping[str, Artifact]
+) -> Identity:
+    """What decides the key of an artifact; see `Workspace.stage`."""
+    parts = [component] if isinstance(component, type) else component
+    return Identity(
+        stage=stage,
+        config=dict(config),
+        parents={role: parent.digest for role, parent in parents.items()},
+        code=code_digest(*parts),
+        versions={name: version for part in parts for name, version in _versions(part).items()},
+    )
 
 
 def _versions(component: Any) -> dict[str, str]:

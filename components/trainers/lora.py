@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from components.core.kinds import register
-from components.trainers.sft import Lora, SftTrainer
+from components.trainers.sft import SftTrainer
+from components.training.adapters import Lora
 
 
 @register("trainer", "lora")

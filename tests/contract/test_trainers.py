@@ -136,9 +136,10 @@ def test_rows_of_another_tokenizer(lab: Any, tmp_path: Path) -> None:
 
 def test_rows_of_another_shape(lab: Any, tmp_path: Path) -> None:
     """A trainer says which shapes of row it takes."""
-    pairs = lab.dataset.model_copy(update={"meta": {**lab.dataset.meta, "shape": "preference"}})
-    with pytest.raises(TrainingError, match="takes rows of shape conversation or text, the data set holds preference"):
-        registry.create("trainer", "sft", **SMALL).train(lab.base, pairs, tmp_path, StepContext(17, EventBus()))
+    prompts = lab.dataset.model_copy(update={"meta": {**lab.dataset.meta, "shape": "prompt"}})
+    expected = "takes rows of shape conversation or text or preference, the data set holds prompt"
+    with pytest.raises(TrainingError, match=expected):
+        registry.create("trainer", "sft", **SMALL).train(lab.base, prompts, tmp_path, StepContext(17, EventBus()))
 
 
 def test_too_long_rows(lab: Any, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ EVIDENCE = {
     "recipe.yaml",
     "machine.json",
     "data.json",
+    "training.json",
+    "loss.png",
 }
 
 
@@ -86,7 +88,7 @@ def test_plugins_are_recorded(first: Run, client: Any) -> None:
 
 
 def test_evidence_is_attached(first: Run, client: Any) -> None:
-    """The tracked run carries the report, every figure, every row and the recipe (F4)."""
+    """The tracked run carries the report, every figure, every row, the curve of training and the recipe (F4, B17)."""
     files = {Path(file.path).name for file in client.list_artifacts(first.outcome.run_id, "evidence")}
     assert files >= EVIDENCE
     run = client.get_run(first.outcome.run_id)
@@ -106,6 +108,9 @@ def test_evidence_reads_back(first: Run) -> None:
     report = (folder / "report.md").read_text()
     assert "accepted, int4" in report
     assert "FAIL (budget): bytes" in report
+    assert "\n## training\n" in report
+    (step,) = json.loads((folder / "training.json").read_text())
+    assert (step["type"], step["steps"], len(step["losses"])) == ("sft", 3, 3)
 
 
 def test_every_stage_is_told(first: Run) -> None:

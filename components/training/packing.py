@@ -73,17 +73,6 @@ def best_fit(lengths: Sequence[int], capacity: int, seed: int) -> list[list[int]
     return packs
 
 
-def shuffled_passes(packs: int, seed: int, count: int) -> list[int]:
-    """At least `count` pack numbers: one shuffled pass over all packs after the other, none left out."""
-    random = Random(seed)
-    order: list[int] = []
-    while len(order) < count:
-        once = list(range(packs))
-        random.shuffle(once)
-        order += once
-    return order
-
-
 class PackedRows(torch.utils.data.Dataset):  # type: ignore[misc]
     """Tokenised rows seen as packs; a pack is put together when it is asked for."""
 

@@ -1,0 +1,55 @@
+"""One of the processes of a training step; `components.services._launch` starts it: `python -m ... FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from components.core.artifacts import Artifact, write_json
+from components.core.events import Event, EventBus
+from components.core.recipe import OfKind, Spec
+from components.interfaces import StepContext
+from components.services._launch import EVENTS, FAILURE, FIGURES, JOB
+
+
+def main(place: Path) -> None:
+    """Read the job, train, and leave figures or the reason why there are none."""
+    rank = int(os.environ["RANK"])
+    job = json.loads((place / JOB).read_text(encoding="utf-8"))
+    bus = EventBus()
+    if rank == 0:
+        events = (place / EVENTS).open("a", encoding="utf-8", buffering=1)
+        bus.on_any(lambda event: events.write(_line(event)))
+    try:
+        figures = _train(job, bus)
+    except Exception as error:
+        failure = {"type": type(error).__name__, "message": str(error), "time": time.time()}
+        write_json(place / FAILURE.format(rank), failure)
+        raise
+    if rank == 0:
+        write_json(place / FIGURES, figures)
+    from torch.distributed import destroy_process_group, is_initialized
+
+    if is_initialized():
+        destroy_process_group()
+
+
+def _train(job: dict[str, Any], bus: EventBus) -> dict[str, Any]:
+    spec: Spec | None = OfKind("trainer").parse(job["step"])
+    assert spec is not None
+    model, dataset = (Artifact.model_validate(job[name]) for name in ("model", "dataset"))
+    scratch = Path(job["scratch"]) if job["scratch"] else None
+    context = StepContext(job["seed"], bus, scratch, job["identity"])
+    return dict(spec.build().train(model, dataset, Path(job["out"]), context))
+
+
+def _line(event: Event) -> str:
+    return json.dumps({"topic": event.topic, "time": event.time, "data": event.data}, default=str) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""A language-model head that multiplies only the positions that are trained on: more than half of a step on a CPU.
+
+TRL 1.16 gives its trainers a fused head (`model(..., labels=..., fused_lm_head=True)`). With Triton it scores the
+labelled positions only; on a CPU it scores every position, and computes an entropy nobody reads. This one takes the
+same call and puts the same fields where they are read. It sits inside the model's own forward, so that autocast, DDP,
+FSDP and PEFT see the call that they wrap.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from trl.trainer.utils import FusedCausalLMOutput
+
+from components.core.dataset import IGNORED
+
+CHUNK = 2048
+"""Positions whose logits are held at once; more are computed in pieces, and once more on the way back."""
+ALTERED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether logits are nothing but hidden states times the output matrix (no capping, no scaling, no experts)."""
+    config = model.config.get_text_config()
+    experts = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    return not experts and not any(getattr(config, name, None) for name in ALTERED)
+
+
+def add_lean_head(network: Any, chunk: int = CHUNK, scores: bool = True) -> None:
+    """Patch the causal language model inside `network` (a PEFT model or the model itself).
+
+    `scores`: also give `log_probs` and `is_top1` for each position, shape (batch, length - 1), as preference losses
+    want; without, only the `loss` (the sum over labelled tokens, divided by `num_items_in_batch`).
+    """
+    model = network.get_base_model() if hasattr(network, "get_base_model") else network
+    original = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return original(*args, **kwargs)
+        labels, items = kwargs.pop("labels"), kwargs.pop("num_items_in_batch", None)
+        if not _attends_left(kwargs):
+            kwargs.pop("attention_mask", None)
+        backbone = getattr(self, self.base_model_prefix)
+        hidden = backbone(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]
+        labels = labels[:, 1:]
+        labelled = labels != IGNORED
+        if not scores:
+            total = total_loss(self.get_output_embeddings(), hidden[labelled], labels[labelled], chunk)
+            return FusedCausalLMOutput(loss=total / (labelled.sum() if items is None else items), label_mask=labelled)
+        return _scored(self.get_output_embeddings(), hidden, labels, labelled)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _attends_left(kwargs: dict[str, Any]) -> bool:
+    """Whether a mask is needed. Rows padded on the right need none: attention is causal, no real token sees a pad."""
+    mask = kwargs.get("attention_mask")
+    return mask is not None and not bool(mask[:, 0].all())
+
+
+def total_loss(head: Any, hidden: Any, labels: Any, chunk: int) -> Any:
+    """Summed negative log-likelihood; `hidden` has shape (positions, width), `labels` (positions,)."""
+    if len(labels) <= chunk:
+        return _negative_log_likelihood(head, hidden, labels)
+    pieces = zip(hidden.split(chunk), labels.split(chunk), strict=True)
+    return sum(checkpoint(_negative_log_likelihood, head, h, y, use_reentrant=False) for h, y in pieces)
+
+
+def _negative_log_likelihood(head: Any, hidden: Any, labels: Any) -> Any:
+    return functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+def _scored(head: Any, hidden: Any, labels: Any, labelled: Any) -> FusedCausalLMOutput:
+    logits, wanted = head(hidden[labelled]).float(), labels[labelled]
+    found = -functional.cross_entropy(logits, wanted, reduction="none")
+    best = logits.detach().argmax(-1) == wanted
+    # not computed, and shown as such: nobody reads the entropy, nor the mean over the vocabulary
+    unknown = torch.full(labelled.shape, torch.nan, device=found.device)
+    return FusedCausalLMOutput(
+        # masked_scatter keeps the graph connected even where no position is labelled
+        log_probs=found.new_zeros(labelled.shape).masked_scatter(labelled, found),
+        is_top1=torch.zeros_like(labelled).masked_scatter(labelled, best),
+        entropy=unknown,
+        mean_logits=unknown,
+        label_mask=labelled,
+    )

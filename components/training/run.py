@@ -1,0 +1,373 @@
+"""One run of a trainer: open the network, go on from where it was killed, train under guard, save, report.
+
+    run = Run(self.config, model, dataset, out, context)
+    return run.train(rows, lambda network, arguments: SafeDpo(run=run, model=network, args=DPOConfig(**arguments), ...))
+
+A trainer says what is trained on what; this says everything that is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+from components.core.artifacts import Artifact, write_json
+from components.core.dataset import token_lengths
+from components.core.errors import TrainingError, TrainingInterrupted
+from components.core.events import CheckpointLoaded, CheckpointSaved, Event, SpeedChosen, TrainingAdapted
+from components.core.families import family_of
+from components.core.machine import peak_rss
+from components.core.safeload import load_causal_lm, load_tokenizer
+from components.interfaces import StepContext
+from components.training.adapters import attach, quantization_config, save_adapter
+from components.training.checkpoints import Checkpoint, CheckpointFolder
+from components.training.config import STEPS, TrainingConfig
+from components.training.memory import difference, is_out_of_memory, next_setting
+from components.training.meter import Meter
+from components.training.order import rows_in_a_pass
+from components.training.setting import Setting, applied, by_rules
+from components.training.signals import StopRequest, stop_request
+
+Build = Callable[[Any, dict[str, Any]], Any]
+"""Makes a transformers trainer of a network and the arguments that all trainers share."""
+
+
+class Run:
+    """What a trainer needs besides its own method."""
+
+    watched = True
+    """False where the loss does not fall as the model learns (reinforcement): no watch for divergence."""
+
+    def __init__(
+        self, config: Any, model: Artifact, dataset: Artifact, out: Path, context: StepContext, learning: bool = True
+    ) -> None:
+        self.config: TrainingConfig = config
+        self.model, self.dataset, self.out, self.context = model, dataset, out, context
+        self.tokenizer = load_tokenizer(model.path)
+        self.family = family_of(model.path, str(model.meta.get("name", "")))
+        self.watched = learning
+        self.meter, self.hooks, self.stop = Meter(), list[Any](), StopRequest()
+        self.setting: Setting
+        self.scratch = context.scratch or out / ".trainer"
+        self.paused = self._since = 0.0
+        self.rows_in_a_pass = 1
+        self.packs: dict[str, float] = {}
+        self.folder = self._folder()
+
+    # ------------------------------------------------------------ the story
+
+    def train(self, rows: Any, build: Build, longest: int | None = None, network: Callable[[], Any] | None = None) -> Any:
+        """Train on `rows` and save; returns the figures of the whole run, also of what was trained before a kill.
+
+        `longest`: tokens of the longest row or pack. `network` opens something else than the model artifact.
+        """
+        self.rows, self.open = rows, network or self._open_network
+        self.rows_in_a_pass = rows_in_a_pass(len(rows), self.config.batch_size)
+        self.longest = longest or max(token_lengths(rows))
+        with self._claimed(), stop_request(self.folder is not None) as self.stop:
+            last = self._last_checkpoint()
+            setting = Setting(**last.notes["setting"]) if last else self._choose(build)
+            while True:
+                try:
+                    return self._attempt(build, setting, last)
+                except Exception as error:
+                    setting = self._adapted(setting, error)
+                # only here has the traceback let go of the network that did not fit
+                gc.collect()
+                last = self._last_checkpoint()
+
+    def _attempt(self, build: Build, setting: Setting, last: Checkpoint | None) -> dict[str, Any]:
+        adapted = self.meter.adapted
+        self.meter = Meter.restored(last.notes["meter"]) if last else Meter()
+        self.meter.adapted = adapted or self.meter.adapted
+        with applied(setting, self.config.determinism):
+            trainer = self.prepare(build, setting)
+            if last:
+                self.meter.resumed_from.append(last.step)
+                self.emit(CheckpointLoaded(path=str(last.path), step=last.step))
+            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+            if self.stop.name and trainer.state.global_step < trainer.args.max_steps:
+                raise TrainingInterrupted(
+                    f"stopped by {self.stop.name} after step {trainer.state.global_step} of {trainer.args.max_steps}; "
+                    "the checkpoint is saved, run again to go on"
+                )
+            return self._finish(trainer)
+
+    def prepare(self, build: Build, setting: Setting) -> Any:
+        """The network, opened and wrapped, in its trainer."""
+        from transformers import set_seed
+
+        self.setting = setting
+        set_seed(self.context.seed)
+        network = self.open()
+        if setting.attention:
+            network.set_attn_implementation(setting.attention)
+        self.hooks = self._hooks()
+        if self.config.peft:
+            set_seed(self.context.seed)
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            network = attach(network, self.config.peft, self.family, self.scratch)
+        return build(network, self._arguments(setting))
+
+    def _finish(self, trainer: Any) -> dict[str, Any]:
+        evaluation, best = self.config.evaluate, self.meter.best_step
+        if evaluation and evaluation.keep == "best" and self.folder and best not in (None, trainer.state.global_step):
+            trainer._load_from_checkpoint(str(self.folder.root / f"step-{best:08d}"))
+        if trainer.args.process_index == 0:
+            self._save(trainer.model)
+            self.emit(CheckpointSaved(path=str(self.out), step=trainer.state.global_step))
+        return self._figures(trainer)
+
+    # ------------------------------------------------------------ parts of it
+
+    def _open_network(self) -> Any:
+        return load_causal_lm(self.model.path, quantization=quantization_config(self.config.lora))
+
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        config = self.config
+        if config.epochs is None:
+            return config.max_steps or STEPS
+        whole = math.ceil(config.epochs * self.rows_in_a_pass / (config.batch_size * config.accumulate))
+        return max(1, min(whole, config.max_steps or whole))
+
+    def _arguments(self, setting: Setting) -> dict[str, Any]:
+        """Arguments that every TRL trainer takes."""
+        config, every = self.config, self.config.evaluate
+        return {
+            "output_dir": str(self.out / ".trainer"),
+            "max_steps": self.steps(),
+            "per_device_train_batch_size": setting.micro_batch,
+            "per_device_eval_batch_size": setting.micro_batch,
+            "gradient_accumulation_steps": setting.accumulate,
+            "learning_rate": config.learning_rate,
+            "warmup_steps": config.warmup_steps,
+            "lr_scheduler_type": config.scheduler,
+            "weight_decay": config.weight_decay,
+            "max_grad_norm": config.max_grad_norm,
+            "use_cpu": setting.device == "cpu",
+            "bf16": setting.dtype == "bfloat16",
+            "fp16": setting.dtype == "float16",
+            "activation_checkpointing": setting.activation_checkpointing,
+            "torch_compile": setting.compile,
+            "remove_unused_columns": False,  # the columns of a row are made when it is asked for
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "eval_strategy": "steps" if every else "no",
+            "eval_steps": every.every if every else None,
+            "prediction_loss_only": True,
+            "save_strategy": "no",  # checkpoints are asked for, and committed, by components.training.guarded
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": self.context.seed,
+            "data_seed": self.context.seed,
+            "dataloader_pin_memory": setting.device != "cpu",
+            **self._strategy(setting),
+        }
+
+    def _strategy(self, setting: Setting) -> dict[str, Any]:
+        launcher = self.config.launcher
+        if launcher.world == 1:
+            return {}
+        backend = {"ddp_backend": "gloo"} if setting.device == "cpu" else {}
+        if launcher.strategy == "fsdp":
+            return backend | {"fsdp": True, "fsdp_config": {"version": 2, **launcher.options}}
+        if launcher.strategy == "deepspeed":
+            return backend | {"deepspeed": dict(launcher.options)}
+        return backend
+
+    def _choose(self, build: Build) -> Setting:
+        """By rules, or measured: `speed: auto`."""
+        setting = by_rules(self.config, self.longest)
+        self.speed: dict[str, Any] = {"choice": setting.notes(), "tried": []}
+        if self.config.speed == "auto":
+            from components.training.speed import fastest
+
+            setting, tried = fastest(self, build, setting)
+            self.speed = {"choice": setting.notes(), "tried": tried}
+            gc.collect()
+        self.emit(SpeedChosen(**self.speed))
+        return setting
+
+    def _adapted(self, setting: Setting, error: Exception) -> Setting:
+        """The next rung of the ladder after an out-of-memory error; any other error, and the last one, goes on."""
+        following = next_setting(setting, self.config.out_of_memory) if is_out_of_memory(error) else None
+        if following is None or self.config.launcher.world > 1:
+            if is_out_of_memory(error):
+                raise TrainingError(
+                    f"memory ran out with {setting.micro_batch} rows of up to {self.longest} tokens, and nothing is left "
+                    f"to try (out_of_memory: {self.config.out_of_memory}); lower batch_size or max_length, or train an "
+                    "adapter (lora) instead of all weights"
+                ) from error
+            raise error
+        step = len(self.meter.losses)
+        note = {"step": step, "reason": "memory ran out", "action": difference(setting, following)}
+        self.meter.adapted = [*self.meter.adapted, note]
+        self.emit(TrainingAdapted(**note))
+        return following
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _folder(self) -> CheckpointFolder | None:
+        settings = self.config.checkpoint
+        place = settings.folder or self.context.scratch
+        return CheckpointFolder(place, self.context.identity, settings.keep_last) if place else None
+
+    def _claimed(self) -> AbstractContextManager[Any]:
+        return self.folder.claimed() if self.folder and self.main_process() else nullcontext()
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        if self.folder is None:
+            return None
+        with self._one_after_another():
+            if not self.config.checkpoint.resume and not self.meter.losses and self.main_process():
+                self.folder.clear()
+            return self.folder.latest()
+
+    def _one_after_another(self) -> AbstractContextManager[Any]:
+        """The main process first, where there are several: it may tidy up."""
+        if self.config.launcher.world == 1:
+            return nullcontext()
+        stack = ExitStack()
+        stack.enter_context(_processes().main_process_first())
+        return stack
+
+    def main_process(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.config.launcher.world == 1 or bool(_processes().is_main_process)
+
+    # ------------------------------------------------------------ callbacks
+
+    def _hooks(self) -> list[Any]:
+        from components.training.samples import SampleWriter
+
+        samples = self.config.samples
+        own = [spec.build().hook() for spec in self.config.callbacks]
+        return [*own, SampleWriter(self, samples)] if samples else own
+
+    def callback_state(self) -> dict[str, Any]:
+        """Tensors that callbacks want to find again after a resume."""
+        stateful = [(at, hook) for at, hook in enumerate(self.hooks) if hasattr(hook, "tensors")]
+        return {f"{at}.{name}": tensor for at, hook in stateful for name, tensor in hook.tensors().items()}
+
+    def restore_callback_state(self, saved: Mapping[str, Any]) -> None:
+        """Hand each callback its tensors."""
+        for at, hook in enumerate(self.hooks):
+            if hasattr(hook, "restore"):
+                mine = f"{at}."
+                hook.restore({key.removeprefix(mine): value for key, value in saved.items() if key.startswith(mine)})
+
+    # ------------------------------------------------------------ telling
+
+    def emit(self, event: Event) -> None:
+        """Tell the bus; with several processes the main one speaks for all."""
+        if self.main_process():
+            self.context.bus.emit(event)
+
+    def told_to_stop(self) -> bool:
+        """Whether any process got a signal; all of them must stop after the same step."""
+        if self.config.launcher.world == 1:
+            return bool(self.stop.name)
+        from accelerate.utils import gather_object
+
+        names = [name for name in gather_object([self.stop.name]) if name]
+        self.stop.name = names[0] if names else ""
+        return bool(names)
+
+    def start_clock(self) -> None:
+        """Begin to count seconds of training."""
+        self._since, self.paused = time.perf_counter(), 0.0
+
+    def settle_clock(self) -> None:
+        """Take the seconds since the last call over into the meter, without those of evaluations."""
+        now = time.perf_counter()
+        self.meter.seconds += now - self._since - self.paused
+        self._since, self.paused = now, 0.0
+
+    def pause(self, work: Callable[[], None]) -> None:
+        """Do something that is no training, off the clock."""
+        started = time.perf_counter()
+        work()
+        self.paused += time.perf_counter() - started
+
+    def row_name(self, rows: Any, number: int) -> str:
+        """`train.jsonl:12`, or several where a pack holds several."""
+        if hasattr(rows, "packs"):
+            return "+".join(self.row_name(rows.rows, row) for row in rows.packs[number])
+        row = rows.with_format("arrow")[number].to_pydict()
+        return f"{row['file'][0]}:{row['line'][0]}" if "line" in row else f"row {number + 1}"
+
+    def _figures(self, trainer: Any) -> dict[str, Any]:
+        self.settle_clock()
+        meter, world = self.meter, self.config.launcher.world
+        tokens = meter.tokens * world if world > 1 else meter.tokens
+        return {
+            "steps": trainer.state.global_step,
+            "final_loss": round(meter.losses[-1], 4),
+            "losses": [round(loss, 5) for loss in meter.losses],
+            "grad_norms": [round(norm, 5) for norm in meter.grad_norms],
+            "learning_rates": meter.learning_rates,
+            "tokens": tokens,
+            "tokens_per_s": round(meter.tokens_per_s * world, 1),
+            "train_seconds": round(meter.seconds, 1),
+            "rows": len(self.rows),
+            **self.packs,
+            "dtype": self.setting.dtype,
+            "determinism": self.config.determinism,
+            "speed": getattr(self, "speed", {"choice": self.setting.notes(), "tried": []}),
+            "peak_rss": peak_rss(),
+            **{name: value for name, value in _extra(meter) if value},
+        }
+
+    # ------------------------------------------------------------ saving
+
+    def _save(self, network: Any) -> None:
+        """The result as a directory of safetensors, configuration and tokenizer."""
+        if self.config.peft:
+            save_adapter(network, self.out, self.scratch)
+        else:
+            network.save_pretrained(self.out, safe_serialization=True)
+        self.tokenizer.save_pretrained(self.out)
+        adapter = self.out / "adapter_config.json"
+        if adapter.is_file():
+            _stable_adapter_config(adapter, self.model)
+        (self.out / "README.md").unlink(missing_ok=True)
+        shutil.rmtree(self.out / ".trainer", ignore_errors=True)
+
+
+def _extra(meter: Meter) -> list[tuple[str, Any]]:
+    """Figures that only some runs have."""
+    return [
+        ("figures", meter.figures),
+        ("evaluations", meter.evaluations),
+        ("samples", meter.samples),
+        ("adapted", meter.adapted),
+        ("resumed_from", meter.resumed_from),
+        ("best_step", meter.best_step),
+    ]
+
+
+def _processes() -> Any:
+    """accelerate's state of this process, set up for what this machine has."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState() if torch.cuda.is_available() else PartialState(cpu=True, backend="gloo")
+
+
+def _stable_adapter_config(path: Path, model: Artifact) -> None:
+    """Same adapter, same bytes: PEFT writes sets in random order, and the path of the base on this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = f"sha256:{model.digest}"
+    for key, value in config.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            config[key] = sorted(value)
+    write_json(path, dict(sorted(config.items())))
+

@@ -1,0 +1,97 @@
+"""How one run does its arithmetic on this machine: devices, dtype, threads, sizes. Never what it computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from components.core.machine import machine
+from components.training.config import Speed, TrainingConfig
+
+SHORT = 512
+"""Tokens up to which plain attention is used on a CPU; its memory grows with the square of the length."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train. `micro_batch` rows in a forward pass of one process, `accumulate` passes in a step."""
+
+    device: str
+    dtype: str
+    micro_batch: int
+    accumulate: int
+    threads: int
+    attention: str | None
+    activation_checkpointing: bool = False
+    compile: bool = False
+    chunk: int = 2048
+    bucketing: bool = True
+
+    def notes(self) -> dict[str, Any]:
+        """As plain data, for reports and checkpoints."""
+        return asdict(self)
+
+    def changed(self, **changes: Any) -> Setting:
+        return replace(self, **changes)
+
+
+def by_rules(config: TrainingConfig, longest: int) -> Setting:
+    """What the machine, the recipe and the longest row (tokens) suggest."""
+    import torch
+
+    said = config.speed if isinstance(config.speed, Speed) else Speed()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # on a CPU the fused attention's backward pass is slower than plain matrix products on short rows
+    short = "eager" if device == "cpu" and longest <= SHORT else None
+    return Setting(
+        device=device,
+        dtype=_dtype(device) if config.dtype == "auto" else config.dtype,
+        micro_batch=config.batch_size // config.launcher.world,
+        accumulate=config.accumulate,
+        threads=said.threads or _threads(config.launcher.processes),
+        attention=said.attention or short,
+        activation_checkpointing=said.activation_checkpointing,
+        compile=said.compile,
+        chunk=said.chunk,
+        bucketing=said.bucketing,
+    )
+
+
+def _dtype(device: str) -> str:
+    import torch
+
+    if device == "cpu":
+        return machine().dtype()
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def _threads(processes: int) -> int:
+    """What the caller of this process decided (OMP_NUM_THREADS, torch.set_num_threads); the cores, shared, if several."""
+    import torch
+
+    return torch.get_num_threads() if processes == 1 else max(1, machine().cores // processes)
+
+
+@contextmanager
+def applied(setting: Setting, determinism: str) -> Iterator[None]:
+    """Threads and determinism of this process for the time of the block; set back afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_num_threads(setting.threads)
+    if determinism == "exact":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        # a guard against reading memory that was never written, and a write of every fresh tensor
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(exact, warn_only=warn)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
