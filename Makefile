@@ -8,7 +8,8 @@ BIN    := $(VENV)/bin
 RECIPE ?= configs/quickstart.yaml
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data clean
+.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data bench-training \
+  bench-gpu-training clean
 
 run: setup data
 	$(BIN)/postmill run $(RECIPE)
@@ -36,6 +37,12 @@ bench-quickstart: setup data
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-training: setup data
+	$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-gpu-training: setup
+	$(BIN)/python -m benchmarks.gpu_training $(ARGS)
 
 bench-framework: setup
 	$(BIN)/python -m benchmarks.framework $(ARGS)

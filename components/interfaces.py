@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.core.artifacts import Artifact
 from components.core.chat import Message
-from components.core.component import Component
+from components.core.component import Component, StrictConfig
 from components.core.data import (
     SHAPES,
     BadRow,
@@ -34,7 +34,7 @@ from components.core.data import (
 )
 from components.core.events import EventBus
 from components.core.health import Health
-from components.core.recipe import Action
+from components.core.recipe import Action, Spec
 
 # those of the data stage stand in a file of their own
 __all__ = [
@@ -61,12 +61,14 @@ class StepContext:
     """What a component gets besides its inputs: the seed of the run, and the bus to report progress on.
 
     `scratch`: a folder that survives a kill and belongs to this step with these inputs (`identity`), for checkpoints.
+    `inputs`: the further models that a trainer asked for (`Trainer.inputs`), by role.
     """
 
     seed: int
     bus: EventBus
     scratch: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- models
@@ -109,9 +111,33 @@ class Trainer(Component, ABC):
     def produces_kind(cls, config: Any) -> str:
         """`"adapter"` or `"model"`, depending on the configuration."""
 
+    @classmethod
+    def inputs(cls, config: Any) -> Mapping[str, Spec]:
+        """Models it needs besides the one it trains (a teacher), by role: fetched beforehand, parents of the result."""
+        return {}
+
     @abstractmethod
     def train(self, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> Mapping[str, Any]:
         """Train and write the result to `out`; returns measured figures for the manifest."""
+
+
+class RewardConfig(StrictConfig):
+    """Keys of every reward. A negative weight punishes what it finds."""
+
+    weight: float = 1.0
+
+
+class Reward(Component, ABC):
+    """Says how good answers are, for trainers that learn from that: `{type: grpo, rewards: [{type: regex}]}`."""
+
+    Config: ClassVar[type[StrictConfig]] = RewardConfig
+    config: Any
+    shapes: ClassVar[tuple[str, ...]] = ("conversation", "prompt")
+    """Shapes of row that it can judge; those that compare with an expected answer need one."""
+
+    @abstractmethod
+    def score(self, prompts: list[list[Message]], answers: list[str], rows: list[dict[str, Any]]) -> list[float]:
+        """One number an answer, higher is better; each with its prompt and its row (in its internal shape)."""
 
 
 class TrainingCallback(Component, ABC):
@@ -218,10 +244,11 @@ class Measurement(BaseModel):
 
 @dataclass(frozen=True)
 class EvalRows:
-    """The conversations to measure on, each ending with the expected answer."""
+    """What to measure on: conversations, each ending with the expected answer, or else plain texts."""
 
     conversations: list[list[Message]]
     ids: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 class Benchmark(Component, ABC):
@@ -230,6 +257,16 @@ class Benchmark(Component, ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     together: ClassVar[bool] = False
     """True if the subjects must be measured in one go (interleaved timing, distance to a reference)."""
+    shapes: ClassVar[tuple[str, ...]] = ("conversation", "preference", "unpaired")
+    """Shapes of row that it can measure on; these have an answer to compare with."""
+
+    @classmethod
+    def problem(cls, dataset: Artifact) -> str | None:
+        """Why it cannot measure on this data set, told before any work; None if it can."""
+        shape = dataset.meta["shape"]
+        if shape in cls.shapes:
+            return None
+        return f"this benchmark takes rows of shape {' or '.join(cls.shapes)}, the data set holds {shape}"
 
     @abstractmethod
     def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:

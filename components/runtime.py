@@ -52,4 +52,7 @@ def choose_rows(rows: EvalRows, count: int, seed: int) -> EvalRows:
     """`count` rows by seeded hash of their id: the same ones for every subject, stable when rows are added."""
     ranked = sorted(range(len(rows.ids)), key=lambda i: hashlib.sha256(f"{seed}:{rows.ids[i]}".encode()).digest())
     chosen = sorted(ranked[:count])
-    return EvalRows([rows.conversations[i] for i in chosen], [rows.ids[i] for i in chosen])
+    ids = [rows.ids[i] for i in chosen]
+    if rows.texts:
+        return EvalRows([], ids, [rows.texts[i] for i in chosen])
+    return EvalRows([rows.conversations[i] for i in chosen], ids)

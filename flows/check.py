@@ -15,7 +15,7 @@ from components.services.application import Application
 from components.services.data import DataService
 from components.services.model import ModelService
 from flows.data.display import print_data, print_rows
-from flows.plan import estimate, steps
+from flows.plan import Estimate, estimate, rows_of, steps
 
 
 def print_check(console: Console, recipe: Recipe, application: Application) -> None:
@@ -31,7 +31,8 @@ def print_check(console: Console, recipe: Recipe, application: Application) -> N
     DataService(application.workspace).require(recipe, dataset)
     print_data(console, dataset)
     _title(console, "estimates")
-    _print_estimates(console, recipe, recipe.model.build().parameters() or 0, application.workspace.root)
+    size, found = recipe.model.build().parameters() or 0, rows_of(dataset.read_json("report.json"))
+    _print_estimates(console, estimate(recipe, size, machine(), found), size, application.workspace.root)
     _title(console, "one training row as the model sees it; [green]green[/], or in ⟦⟧, is trained on")
     print_rows(console, dataset, load_tokenizer(base.path), "train", 1)
 
@@ -40,9 +41,8 @@ def _title(console: Console, text: str) -> None:
     console.rule(f"[bold]{text}", align="left")
 
 
-def _print_estimates(console: Console, recipe: Recipe, parameters: int, root: Path) -> None:
-    here = machine()
-    guess, free = estimate(recipe, parameters, here), free_disk(root)
+def _print_estimates(console: Console, guess: Estimate, parameters: int, root: Path) -> None:
+    here, free = machine(), free_disk(root)
     console.print(
         f"machine  {here.processor}, {here.cores} cores, {human_bytes(here.memory)}, {here.dtype()}", highlight=False
     )

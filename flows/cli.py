@@ -47,13 +47,14 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
 @app.command()
 @clear_errors
 def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, allow_dirty: AllowDirty = False) -> None:
-    """Run a recipe: validate, train, optimize, benchmark, judge, register."""
+    """Run a recipe: validate, train, and as far as it says so optimize, benchmark, judge, register."""
     started, screen, set_ = time.monotonic(), console(), dirty(set_, allow_dirty)
     from components.trackers.mlflow import preload
     from flows.display import Display
-    from flows.environment import prepare
+    from flows.environment import be_quiet, prepare
     from flows.session import notices, read, session
 
+    be_quiet()  # before a recipe is read: libraries look only once
     with session(set_, recipe=True) as application:
         plan, _ = read(application, recipe, set_, env)
         application.check(plan)
@@ -80,20 +81,39 @@ def _stop_cleanly_on_sigterm() -> None:
 
 def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: float) -> None:
     from components.core.errors import GateNotPassed
-    from flows.display import print_reasons, results_table
-    from flows.results import read_results
+    from flows.display import print_reasons, results_table, training_table
+    from flows.results import read_results, read_training
 
-    board, verdict = read_results(workspace.reports / plan.name)
+    folder = workspace.reports / plan.name
+    board, verdict = read_results(folder)
     console.print()
-    console.print(results_table(plan, board, verdict))
-    print_reasons(console, verdict)
-    report = os.path.relpath(workspace.reports / plan.name / "report.md")
+    if verdict is None:
+        console.print(training_table(plan, read_training(folder)))
+    if board.subjects():
+        console.print(results_table(plan, board, verdict))
+    if verdict is not None:
+        print_reasons(console, verdict)
+    report = os.path.relpath(folder / "report.md")
     console.print(f"\n{seconds:.0f} s in all. Evidence: {report}", highlight=False)
+    if verdict is None:
+        _where(console, outcome)
+        return
     if outcome.chosen is None:
         raise GateNotPassed("no variant passed the gate; nothing was registered. The reasons stand above.")
     if outcome.version is None:
         console.print(f"Accepted: {outcome.chosen}. The recipe registers nothing (no 'register' section).")
         return
+    _registered(console, outcome)
+
+
+def _where(console: Any, outcome: Any) -> None:
+    """The folders of what was made, for recipes that end before a verdict."""
+    for name, place in outcome.artifacts.items():
+        if name != "base":
+            console.print(f"{name}: {os.path.relpath(place)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _registered(console: Any, outcome: Any) -> None:
     word = "registered" if outcome.new_version else "registered already"
     name, alias = outcome.model, outcome.alias
     console.print(f"[bold green]{outcome.chosen} {word}: {name} version {outcome.version}, alias {alias}[/]")

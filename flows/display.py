@@ -6,7 +6,7 @@ Subscribes to the bus; on a terminal the lines are live (rich), otherwise each s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +32,10 @@ from components.services.evidence import metrics_of, ruling, show
 from components.services.judging import Verdict
 from flows.display_training import TrainingDisplay, bar_width
 
-COLUMNS = ("exact_match", "json_valid", "mean_kl", "top1_agreement", "ttft_ms", "tokens_per_s", "peak_rss", "bytes")
+COLUMNS = (
+    *("exact_match", "json_valid", "nll", "perplexity", "bits_per_byte", "mean_kl", "top1_agreement"),
+    *("ttft_ms", "tokens_per_s", "peak_rss", "bytes"),
+)
 STYLES = {"chosen": "bold green", "accepted": "green", "rejected": "red"}
 
 
@@ -129,20 +132,53 @@ def _label(event: StageStarted | StageCached | StageProgress | StageFinished | S
     return f"{event.stage:<9} {event.name}"
 
 
-def results_table(recipe: Recipe, board: Scoreboard, verdict: Verdict) -> Table:
+def results_table(recipe: Recipe, board: Scoreboard, verdict: Verdict | None) -> Table:
     """Base, trained and every variant by the figures that decide."""
     shown = [metric for metric in metrics_of(recipe) if metric.name in COLUMNS]
-    table = Table(title=f"{recipe.name}: base, trained, variants", title_justify="left")
+    variants = ", variants" if recipe.optimize else ""
+    table = Table(title=f"{recipe.name}: base, trained{variants}", title_justify="left")
     table.add_column("model", no_wrap=True)
     for metric in shown:
         unit = f"\n[dim]{metric.unit}[/]" if metric.unit in ("ms", "nats") else ""
         table.add_column(f"{metric.title}{unit}", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    if verdict:
+        table.add_column("verdict", no_wrap=True)
     for subject in board.subjects():
         found, word = board.metrics(subject), ruling(verdict, subject)
         cells = [show(metric, found.get(metric.name)) for metric in shown]
-        table.add_row(subject, *cells, f"[{STYLES.get(word, 'default')}]{word}[/]")
+        table.add_row(subject, *cells, *([f"[{STYLES.get(word, 'default')}]{word}[/]"] if verdict else []))
     return table
+
+
+def training_table(recipe: Recipe, steps: Sequence[Mapping[str, Any]]) -> Table:
+    """What every training step did: from which loss to which, on how much, how fast."""
+    table = Table(title=f"{recipe.name}: trained", title_justify="left")
+    table.add_column("step", no_wrap=True)
+    for title in ("steps", "loss", "eval loss", "tokens", "tokens/s", "seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for step in steps:
+        evaluated = [entry["loss"] for entry in step.get("evaluations") or () if entry.get("loss") is not None]
+        table.add_row(
+            escape(str(step["type"])),
+            _count(step.get("steps")),
+            _from_to(step.get("losses")),
+            _from_to(evaluated),
+            _count(step.get("tokens")),
+            _count(step.get("tokens_per_s")),
+            _count(step.get("train_seconds")),
+        )
+    return table
+
+
+def _count(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else "-"
+
+
+def _from_to(values: Any) -> str:
+    """`[4.1, 3.0, 2.2]` -> `4.1 -> 2.2`; a trainer of a plugin may record what it likes."""
+    if not isinstance(values, list) or not values or not all(isinstance(value, int | float) for value in values):
+        return "-"
+    return f"{values[0]:.3g} -> {values[-1]:.3g}" if len(values) > 1 else f"{values[0]:.3g}"
 
 
 def print_reasons(console: Console, verdict: Verdict) -> None:

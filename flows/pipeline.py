@@ -1,6 +1,8 @@
 """The whole story: validated data -> training -> compression -> benchmark -> gate -> registry.
 
 postmill run configs/quickstart.yaml
+
+What a recipe leaves out after training is not done; without variants that are measured there is no verdict.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
             subjects += [Subject(name=name, artifact=artifact) for name, artifact in variants.items()]
 
             measured = [found for spec in plan.benchmark for found in benchmark(plan, spec, subjects, dataset) or ()]
-            verdict = judge(plan, measured, list(variants))
+            verdict = judge(plan, measured, list(variants)) if plan.judged else None
             record(plan, dataset, trained, measured, verdict, tracking.notes())
             outcome: Outcome = register(plan, tracking.run_id, subjects, dataset, measured, verdict)
             return outcome

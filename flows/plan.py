@@ -6,17 +6,27 @@ takes minutes or hours, not more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from components.core.machine import Machine
 from components.core.recipe import Recipe, Spec
+from components.training.config import STEPS
 
 TRAIN_TOKEN_FLOPS = 6
 """Multiply-adds of forward and backward for a token and a weight, times two (Kaplan et al. 2020, arXiv:2001.08361)."""
 FLOPS_PER_CORE = {"float32": 130e9, "bfloat16": 150e9}
 """Arithmetic a second and core while training SmolLM2-135M on short rows: 370 and 380 tokens/s on two AVX-512 cores."""
-TOKENS_PER_ROW = 110
-"""A short chat row; the quickstart's have 109."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How much there is to train on. A short chat row has 110 tokens; the quickstart's have 109."""
+
+    count: int = 0
+    tokens: float = 110.0
+    """Of a row, the mean."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,14 @@ def steps(recipe: Recipe) -> list[str]:
     return lines
 
 
-def estimate(recipe: Recipe, parameters: int, machine: Machine) -> Estimate:
+def estimate(recipe: Recipe, parameters: int, machine: Machine, rows: Rows = Rows()) -> Estimate:
     """Peak memory, disk of all artifacts, and training time for a model of this many weights."""
     weights = parameters * 4.0
     passes = {str((name, i)): spec for name, chain in recipe.optimize.items() for i, spec in enumerate(chain)}
     outputs = {str(spec.dump()): spec.build().estimated_bytes(parameters) for spec in passes.values()}
     dtype = machine.dtype()
-    rows = sum(_rows(spec.config) for spec in recipe.train)
-    flops = TRAIN_TOKEN_FLOPS * parameters * rows * TOKENS_PER_ROW
+    tokens = sum(_tokens(spec.config, rows) for spec in recipe.train if spec.enabled)
+    flops = TRAIN_TOKEN_FLOPS * parameters * tokens
     full = any(getattr(spec.config, "lora", True) is None for spec in recipe.train)
     return Estimate(
         # weights, activations, and for full training gradients and two moments
@@ -66,9 +76,21 @@ def estimate(recipe: Recipe, parameters: int, machine: Machine) -> Estimate:
     )
 
 
-def _rows(config: object) -> int:
-    """Rows that a trainer's configuration goes through."""
-    return int(getattr(config, "max_steps", 0) * getattr(config, "batch_size", 1) * getattr(config, "accumulate", 1))
+def rows_of(report: Mapping[str, Any]) -> Rows:
+    """The training rows of a data report."""
+    tokens = report["splits"]["train"].get("tokens")
+    count = report["rows"]["train"]
+    return Rows(count, tokens["total"] / count) if tokens and count else Rows(count)
+
+
+def _tokens(config: object, rows: Rows) -> float:
+    """Tokens that a trainer's configuration goes through: its steps or its epochs, whichever end first."""
+    steps, epochs = getattr(config, "max_steps", None), getattr(config, "epochs", None)
+    row = getattr(config, "max_length", rows.tokens) if getattr(config, "packing", False) else rows.tokens
+    step = row * getattr(config, "batch_size", 1) * getattr(config, "accumulate", 1)
+    ends = [steps * step] if steps else []
+    ends += [epochs * rows.count * rows.tokens] if epochs else []
+    return float(min(ends, default=STEPS * step))
 
 
 def _switch(spec: Spec) -> str:
@@ -82,7 +104,7 @@ def _source(split: str, spec: Spec) -> str:
 
 
 def _brief(config: dict[str, object]) -> str:
-    shown = {k: config[k] for k in ("max_steps", "batch_size", "learning_rate") if k in config}
+    shown = {k: config[k] for k in ("max_steps", "epochs", "batch_size", "learning_rate") if config.get(k) is not None}
     lora = config.get("lora")
     extra = f", LoRA r={lora['r']}" if isinstance(lora, dict) else ", all weights"
     return ", ".join(f"{k}={v}" for k, v in shown.items()) + extra

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from components.interfaces import Measurement, Scoreboard
+from components.services.evidence import TRAINING, VERDICT
 from components.services.judging import Verdict
 
 
-def read_results(folder: Path) -> tuple[Scoreboard, Verdict]:
-    """The scoreboard (figures only) and the verdict of the last run."""
+def read_results(folder: Path) -> tuple[Scoreboard, Verdict | None]:
+    """The scoreboard (figures only) and the verdict of the last run; None if nothing was judged."""
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     board = Scoreboard(
         [Measurement(subject=name, benchmark="all", metrics=metrics) for name, metrics in figures.items()]
     )
-    return board, Verdict.model_validate_json((folder / "verdict.json").read_text(encoding="utf-8"))
+    verdict = folder / VERDICT
+    return board, Verdict.model_validate_json(verdict.read_text(encoding="utf-8")) if verdict.is_file() else None
+
+
+def read_training(folder: Path) -> list[dict[str, Any]]:
+    """What every training step of the last run recorded, in order."""
+    steps: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    return steps

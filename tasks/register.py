@@ -25,7 +25,7 @@ from tasks.steps import step
 
 
 class Outcome(BaseModel):
-    """What a run came to: the chosen variant and its registered version, if any."""
+    """What a run came to: the chosen variant and its registered version, if any, and where everything is."""
 
     recipe: str
     run_id: str
@@ -35,6 +35,7 @@ class Outcome(BaseModel):
     version: str | None = None
     alias: str | None = None
     new_version: bool = False
+    artifacts: dict[str, str] = {}
 
 
 @step(name="record evidence")
@@ -43,26 +44,32 @@ def record(
     dataset: Artifact,
     trained: Artifact,
     measured: list[Artifact],
-    verdict: Artifact,
+    verdict: Artifact | None,
     skipped: dict[str, str],
 ) -> None:
     """Everything the verdict rests on; tracker and orchestrator take it from the folder."""
     workspace = current().get(Workspace)
     folder = workspace.reports / recipe.name
     chain = training_chain(trained, workspace.store)
-    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict), skipped, chain)
-    workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"]))
+    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict) if verdict else None, skipped, chain)
+    workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"] if verdict else None))
 
 
 @step(name="register")
 def register(
-    recipe: Recipe, run_id: str, subjects: list[Subject], dataset: Artifact, measured: list[Artifact], verdict: Artifact
+    recipe: Recipe,
+    run_id: str,
+    subjects: list[Subject],
+    dataset: Artifact,
+    measured: list[Artifact],
+    verdict: Artifact | None,
 ) -> Outcome:
     """The chosen variant as a registered version, with the alias of the recipe on it."""
-    chosen = verdict.meta["chosen"]
-    outcome = Outcome(recipe=recipe.name, run_id=run_id, accepted=verdict.meta["accepted"], chosen=chosen)
+    chosen, accepted = (verdict.meta["chosen"], verdict.meta["accepted"]) if verdict else (None, [])
+    made = {subject.name: str(subject.artifact.path) for subject in subjects}
+    outcome = Outcome(recipe=recipe.name, run_id=run_id, accepted=accepted, chosen=chosen, artifacts=made)
     target = recipe.register_as
-    if chosen is None or target is None:
+    if verdict is None or chosen is None or target is None:
         return outcome
     subject = next(subject for subject in subjects if subject.name == chosen)
     report = (current().get(Workspace).reports / recipe.name / REPORT).read_text(encoding="utf-8")
@@ -100,7 +107,12 @@ def _tags(
 
 
 def _example(dataset: Artifact) -> dict[str, Any]:
-    """One held-out question and its expected answer: the input example and signature of the version."""
-    conversation: list[Message] = load_rows(dataset).conversations[0]
+    """One held-out question and its expected answer, or the two halves of a text: the input example and signature of
+    the version."""
+    rows = load_rows(dataset)
+    if rows.texts:
+        text = rows.texts[0]
+        return {"input": [text[: len(text) // 2]], "output": [text[len(text) // 2 :]], "system": None}
+    conversation: list[Message] = rows.conversations[0]
     question = next(message["content"] for message in conversation if message["role"] == "user")
     return {"input": [question], "output": [conversation[-1]["content"]], "system": dataset.meta.get("system")}

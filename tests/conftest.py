@@ -105,3 +105,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
     merged = passes.variant("merged", plan.optimize["fp32"][:1], trained, plan.seed)
     made = {name: passes.variant(name, chain, trained, plan.seed) for name, chain in plan.optimize.items()}
     return Lab(workspace, plan, dataset, base, trained, merged, made["fp32"], made["int4"])
+
+
+@pytest.fixture(scope="session")
+def datasets_by_shape(lab: Lab) -> dict[str, Any]:
+    """A small validated data set of every shape of row, tokenised for the tiny model; the lab's own among them."""
+    from components.core.recipe import DataSection
+    from components.services.data import DataService
+
+    service, found = DataService(lab.workspace), {"conversation": lab.dataset}
+    for shape in ("text", "preference", "unpaired", "prompt"):
+        place = lab.workspace.root / "rows" / shape
+        train = tiny.write_shape(place / "train.jsonl", shape, range(24))
+        held_out = tiny.write_shape(place / "eval.jsonl", shape, range(100, 106))
+        files = {"train": {"type": "jsonl", "path": str(train)}, "eval": {"type": "jsonl", "path": str(held_out)}}
+        found[shape] = service.validate(DataSection.model_validate(files), lab.base)
+    return found

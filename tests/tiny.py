@@ -121,6 +121,27 @@ def write_rows(path: Path, numbers: range) -> Path:
     return path
 
 
+def shaped(number: int, shape: str) -> dict[str, Any]:
+    """One row of a shape, made of the request and the answer of that number; a bad answer is that of the next one."""
+    *prompt, answer = conversation(number)
+    worse = conversation(number + 1)[-1]
+    forms: dict[str, dict[str, Any]] = {
+        "conversation": {"messages": [*prompt, answer]},
+        "text": {"text": f"{prompt[-1]['content']} {answer['content']}"},
+        "preference": {"prompt": prompt, "chosen": [answer], "rejected": [worse]},
+        "unpaired": {"prompt": prompt, "completion": [worse if number % 3 == 0 else answer], "label": number % 3 != 0},
+        "prompt": {"prompt": prompt},
+    }
+    return forms[shape]
+
+
+def write_shape(path: Path, shape: str, numbers: range) -> Path:
+    """A JSON Lines file with one row of a shape a number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(shaped(number, shape)) + "\n" for number in numbers), encoding="utf-8")
+    return path
+
+
 def recipe(root: Path, model: Path, **changes: Any) -> dict[str, Any]:
     """A whole recipe that runs in seconds; its rows are written below `root`. Train and eval share no row."""
     train = write_rows(root / "rows" / "train.jsonl", range(24))

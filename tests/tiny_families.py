@@ -67,8 +67,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma", TIED),
     "gemma3_text": ("gemma", TIED),
     "gemma3n_text": ("gemma", GEMMA_3N),
-    "gpt2": ("gpt2", {"tie_word_embeddings": True, "num_key_value_heads": None}),
-    "gpt_neox": ("generic", {}),
+    "gpt2": (
+        "gpt2",
+        {"tie_word_embeddings": True, "n_inner": 64, "num_key_value_heads": None, "intermediate_size": None},
+    ),
+    "gpt_neox": ("generic", {"num_key_value_heads": None}),
     "olmo2": ("generic", {}),
 }
 """By model_type: the family, and what differs from COMMON."""

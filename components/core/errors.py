@@ -10,6 +10,10 @@ import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
+
+LoadFault = Literal["out_of_memory", "device", "network", "corrupt", "incompatible", "missing"]
+"""Why a model cannot be loaded."""
 
 
 class PostmillError(Exception):
@@ -54,11 +58,26 @@ class UnsafeModelError(PostmillError):
 
 
 class ModelLoadError(PostmillError):
-    """A model that cannot be fetched or loaded."""
+    """A model that cannot be fetched or loaded: `error_type` for programs, the message with its remedy for people."""
+
+    def __init__(self, message: str, error_type: LoadFault = "incompatible") -> None:
+        super().__init__(message)
+        self.error_type = error_type
 
 
 class TrainingError(PostmillError):
-    """Training that stopped itself because going on would waste time or lie about the result."""
+    """Training that stopped itself because going on would waste time or lie about the result.
+
+    Its message is "what happened; what to do", and `cause` and `remedy` are the two halves.
+    """
+
+    @property
+    def cause(self) -> str:
+        return str(self).partition("; ")[0]
+
+    @property
+    def remedy(self) -> str:
+        return str(self).partition("; ")[2]
 
 
 class TrainingInterrupted(TrainingError):

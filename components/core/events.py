@@ -112,12 +112,16 @@ class StageProgress(Event, topic="stage.progress"):
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished(Event, topic="stage.finished"):
-    """A stage committed its artifact (`size` in bytes)."""
+    """A stage committed its artifact (`size` in bytes). What it cost: memory in bytes, `cpu` the share of all cores."""
 
     stage: str
     name: str
     key: str
     size: int
+    seconds: float = 0.0
+    peak_memory: int = 0
+    peak_gpu_memory: int = 0
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

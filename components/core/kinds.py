@@ -19,6 +19,7 @@ registry = Registry(
         Kind("trainer", "components.interfaces:Trainer", "components.trainers"),
         Kind("callback", "components.interfaces:TrainingCallback", "components.callbacks"),
         Kind("optimizer", "components.interfaces:Optimizer", "components.optimizers"),
+        Kind("reward", "components.interfaces:Reward", "components.rewards"),
         Kind("pass", "components.interfaces:Pass", "components.optimization"),
         Kind("preset", "components.interfaces:Preset", "components.presets"),
         Kind("backend", "components.interfaces:Backend", "components.backends"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from components.core.health import Health
 
 GB = 1000**3
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,20 @@ def _existing(path: Path) -> Path:
 
 
 def peak_rss() -> int:
-    """Largest resident set of this program so far, bytes. Not getrusage: that one inherits the parent's peak."""
-    line = next(line for line in _read("/proc/self/status").splitlines() if line.startswith("VmHWM"))
+    """Largest resident set of this program, bytes, since it began or since a `performance_monitor` did.
+
+    Not getrusage: that one inherits the parent's peak.
+    """
+    return _status("VmHWM")
+
+
+def resident() -> int:
+    """Resident set of this program now, bytes."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    line = next(line for line in _read("/proc/self/status").splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 
@@ -87,3 +104,17 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def bytes_of(value: Any) -> Any:
+    """`"2GB"` -> 2000000000.0; anything else is left for pydantic to judge."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if not match:
+        return value
+    if match[2].upper() not in UNITS:
+        raise ValueError(f"unknown unit '{match[2]}'; known: {', '.join(unit for unit in UNITS if unit)}")
+    return float(match[1]) * UNITS[match[2].upper()]
+
+
+Bytes = Annotated[float, Field(gt=0), BeforeValidator(bytes_of, json_schema_input_type=float | str)]
+"""A size in a configuration: a number, or text with a unit."""

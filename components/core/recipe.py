@@ -241,25 +241,38 @@ def _without_null(variants: Any) -> Any:
 
 
 class Recipe(StrictConfig):
-    """The whole intent of a run: model, data, train, optimize, benchmark, gate, register."""
+    """The whole intent of a run: model, data, train, optimize, benchmark, gate, register. What follows `train` may be
+    left out; a recipe that registers needs all of it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")
     seed: int = Field(17, ge=0, lt=2**31)
     model: Annotated[Spec, OfKind("model")]
     data: DataSection
     train: Annotated[list[Annotated[Spec, OfKind("trainer")]], Field(min_length=1)]
-    optimize: Annotated[dict[str, Chain], BeforeValidator(_without_null)]
-    benchmark: Annotated[list[Annotated[Spec, OfKind("benchmark")]], Field(min_length=1)]
+    optimize: Annotated[dict[str, Chain], BeforeValidator(_without_null)] = {}
+    benchmark: list[Annotated[Spec, OfKind("benchmark")]] = []
     gate: list[Annotated[Spec, OfKind("gate")]] = []
     register_as: RegisterSection | None = Field(None, alias="register")
     services: dict[str, str | dict[str, Any]] = Field({}, description="role -> implementation, where not the default")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        problems = [*self._train_problems(), *self._variant_problems(), *self._gate_problems()]
+        found = (self._train_problems(), self._variant_problems(), self._benchmark_problems(), self._gate_problems())
+        problems = [problem for section in found for problem in section]
         if problems:
             raise ConfigError(problems)
         return self
+
+    @property
+    def judged(self) -> bool:
+        """Whether the run ends with a verdict: there are variants, and something is measured of them."""
+        return bool(self.optimize and self.benchmark)
+
+    @property
+    def trained_kind(self) -> str:
+        """Kind of artifact that the last training step gives."""
+        last = ([spec for spec in self.train if spec.enabled] or self.train)[-1]
+        return str(last.component.produces_kind(last.config))
 
     def _train_problems(self) -> Iterable[str]:
         if not any(spec.enabled and spec.required for spec in self.train):
@@ -269,13 +282,15 @@ class Recipe(StrictConfig):
                 yield f"train.{position}: a step that gives an adapter cannot be optional (required: false)"
 
     def _variant_problems(self) -> Iterable[str]:
-        if not self.optimize:
-            yield "optimize: name at least one variant, for example int8: [{type: merge_adapter}, {type: onnx}]"
+        if not self.optimize and (self.gate or self.register_as):
+            yield (
+                "optimize: name at least one variant, for example int8: [{type: merge_adapter}, {type: onnx}]; "
+                "variants are what gates judge and 'register' takes"
+            )
         for name, chain in self.optimize.items():
             if name in RESERVED_SUBJECTS or not name.replace("_", "").replace("-", "").isalnum():
                 yield f"optimize.{name}: choose another name (letters, digits, - and _; not {RESERVED_SUBJECTS})"
-            last = [spec for spec in self.train if spec.enabled][-1:] or self.train
-            given = last[0].component.produces_kind(last[0].config)
+            given = self.trained_kind
             for position, spec in enumerate(chain):
                 if not spec.enabled:
                     continue
@@ -287,6 +302,17 @@ class Recipe(StrictConfig):
                     )
                 given = gives
 
+    def _benchmark_problems(self) -> Iterable[str]:
+        if not self.benchmark and (self.gate or self.register_as):
+            yield "benchmark: name at least one benchmark; without one there is nothing that a gate could judge"
+        sound = [name for name in registry.names("backend") if not registry.broken("backend", name)]
+        served = {kind for name in sound for kind in registry.get("backend", name).serves}
+        if self.benchmark and self.trained_kind not in served:
+            yield (
+                f"benchmark: nothing here runs an artifact of kind '{self.trained_kind}', which the last training step "
+                f"gives (run are: {', '.join(sorted(served))}); take 'benchmark' out"
+            )
+
     def _gate_problems(self) -> Iterable[str]:
         if self.register_as and not self.gate:
             yield "gate: a recipe that registers a model needs at least one gate; without one nothing is proven"
@@ -295,7 +321,7 @@ class Recipe(StrictConfig):
             if not (spec.required and spec.enabled):
                 yield f"gate.{position}: a gate is never optional; take it out of the recipe if it is not meant"
             for metric in spec.component.needs(spec.config):
-                if metric not in computed:
+                if self.benchmark and metric not in computed:
                     yield (
                         f"gate.{position}: no benchmark of this recipe measures '{metric}' "
                         f"(measured: {', '.join(sorted(computed))})"

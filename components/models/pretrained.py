@@ -63,7 +63,9 @@ class PretrainedModel(ModelSource):
 
     def _snapshot(self) -> Path:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+        unknown = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
         token = self.config.token.reveal() if self.config.token else None
         try:
             return Path(
@@ -77,7 +79,8 @@ class PretrainedModel(ModelSource):
         except Exception as error:  # the hub client raises its own, requests', httpx' and OSError families
             raise ModelLoadError(
                 f"model '{self.config.name}' is neither a directory here nor reachable on the hub "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); give a local directory, or go online once"
+                f"({type(error).__name__}: {str(error).splitlines()[0]}); give a local directory, or go online once",
+                "missing" if isinstance(error, unknown) else "network",
             ) from error
 
 

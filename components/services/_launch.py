@@ -60,6 +60,7 @@ def _job(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: Ste
         "seed": context.seed,
         "scratch": str(context.scratch) if context.scratch else None,
         "identity": json.loads(json.dumps(context.identity, default=str)),
+        "inputs": {role: artifact.model_dump(mode="json") for role, artifact in context.inputs.items()},
     }
 
 
@@ -144,8 +145,9 @@ def _failure(place: Path, spec: Spec, context: StepContext, code: int) -> Postmi
     processes = spec.config.launcher.processes
     saved = sorted(context.scratch.glob("step-*")) if context.scratch else []
     last = f"the checkpoint of step {int(saved[-1].name[5:])} is intact, run again to go on" if saved else "run again"
-    if told:
-        return TrainingError(f"one of {processes} processes failed: {told[0]['type']}: {told[0]['message']}; {last}")
+    if len(told) == processes:
+        return TrainingError(f"{processes} processes failed: {told[0]['type']}: {told[0]['message']}; {last}")
+    # what the others say then is only that they lost a connection
     words = (place / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     shown = "\n".join(f"  {line}" for line in words[-LAST_WORDS:])
     return TrainingError(

@@ -43,7 +43,8 @@ def _train(job: dict[str, Any], bus: EventBus) -> dict[str, Any]:
     assert spec is not None
     model, dataset = (Artifact.model_validate(job[name]) for name in ("model", "dataset"))
     scratch = Path(job["scratch"]) if job["scratch"] else None
-    context = StepContext(job["seed"], bus, scratch, job["identity"])
+    inputs = {role: Artifact.model_validate(plain) for role, plain in job["inputs"].items()}
+    context = StepContext(job["seed"], bus, scratch, job["identity"], inputs)
     return dict(spec.build().train(model, dataset, Path(job["out"]), context))
 
 

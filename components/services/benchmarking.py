@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import Artifact, write_json
-from components.core.errors import StepSkipped
+from components.core.errors import DataError, StepSkipped
 from components.core.events import BenchmarkMeasured, BenchmarkStarted
 from components.core.kinds import service
 from components.core.recipe import Spec
@@ -45,6 +45,9 @@ class BenchmarkService:
     def _measure(self, spec: Spec, group: list[Subject], dataset: Artifact, seed: int) -> Artifact:
         def make(out: Path) -> Mapping[str, Any]:
             context = StepContext(seed, self.workspace.bus)
+            problem = spec.component.problem(dataset)
+            if problem:
+                raise DataError(f"benchmark {spec.type}: {problem}")
             context.bus.emit(BenchmarkStarted(benchmark=spec.type, subjects=tuple(subject.name for subject in group)))
             found = spec.build().measure(group, load_rows(dataset), context)
             write_json(out / "measurements.json", [measurement.model_dump() for measurement in found])

@@ -75,13 +75,11 @@ class DataService:
 
     def require(self, recipe: Recipe, dataset: Artifact) -> None:
         """A DataError if a trainer or the benchmarks of the recipe cannot use the rows: told before any work."""
-        shape = dataset.meta["shape"]
-        for position, spec in enumerate(recipe.train):
-            problem = spec.build().problem(dataset) if spec.enabled and spec.required else None
-            if problem:
-                raise DataError(f"train.{position} ({spec.type}): {problem}")
-        if shape in ("text", "prompt"):
-            raise DataError(f"benchmarks compare answers, and rows of shape {shape} have none")
+        for section in ("train", "benchmark"):
+            for position, spec in enumerate(getattr(recipe, section)):
+                problem = spec.build().problem(dataset) if spec.enabled and spec.required else None
+                if problem:
+                    raise DataError(f"{section}.{position} ({spec.type}): {problem}")
 
     def _check(
         self, section: DataSection, files: Mapping[str, Any], model: Artifact | None, out: Path
@@ -207,9 +205,12 @@ def _context(config: Mapping[str, Any], tokenizer: Any) -> int:
 
 
 def load_rows(dataset: Artifact, split: str = "eval") -> EvalRows:
-    """The conversations of one split of a validated data set, with content digests as ids.
+    """The conversations or texts of one split of a validated data set, with content digests as ids.
 
     Answers that are labelled bad are left out: there is nothing to compare with.
     """
     found = [row for row in rows(dataset, split) if row.get("label", True)]
-    return EvalRows([conversation(row) for row in found], [row_digest(row).hex()[:16] for row in found])
+    ids = [row_digest(row).hex()[:16] for row in found]
+    if dataset.meta["shape"] == "text":
+        return EvalRows([], ids, [row["text"] for row in found])
+    return EvalRows([conversation(row) for row in found], ids)

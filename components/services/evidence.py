@@ -24,6 +24,8 @@ from components.training.plot import loss_plot
 
 REPORT = "report.md"
 TRAINING = "training.json"
+VERDICT = "verdict.json"
+"""Not there if the recipe has nothing to judge."""
 
 
 def metrics_of(recipe: Recipe) -> list[Metric]:
@@ -49,18 +51,19 @@ def write_evidence(
     recipe: Recipe,
     dataset: Artifact,
     measured: Sequence[Artifact],
-    verdict: Verdict,
+    verdict: Verdict | None,
     skipped: Mapping[str, str],
     chain: Sequence[Artifact] = (),
 ) -> Path:
-    """Write the evidence folder; returns it. `skipped`: steps that were left out, and why. `chain`: what was trained,
-    see `training_chain`."""
+    """Write the evidence folder; returns it. `verdict`: None if nothing was judged. `skipped`: steps that were left
+    out, and why. `chain`: what was trained, see `training_chain`."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     board = scoreboard(measured)
     figures = {subject: board.metrics(subject) for subject in board.subjects()}
     write_json(out / "figures.json", figures)
-    write_json(out / "verdict.json", verdict.model_dump())
+    if verdict is not None:
+        write_json(out / VERDICT, verdict.model_dump())
     write_json(out / "skipped.json", dict(skipped))
     write_json(out / "machine.json", vars(machine()))
     write_json(out / "data.json", {k: v for k, v in dataset.meta.items() if k != "system"})
@@ -99,25 +102,40 @@ def write_training(out: Path, chain: Sequence[Artifact], before: str = "# traini
     return out
 
 
-def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict, skipped: Mapping[str, str]) -> str:
+def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict | None, skipped: Mapping[str, str]) -> str:
     """The table of all subjects and the reasons of the verdict, as Markdown."""
-    metrics = metrics_of(recipe)
-    header = ["model", *(metric.title for metric in metrics), "verdict"]
-    lines = [f"# {recipe.name}: {'accepted, ' + verdict.chosen if verdict.chosen else 'not accepted'}", ""]
-    lines += [_row(header), _row(["---"] * len(header))]
-    for subject in board.subjects():
-        found = board.metrics(subject)
-        lines.append(_row([subject, *(show(m, found.get(m.name)) for m in metrics), ruling(verdict, subject)]))
-    for judged in verdict.variants:
+    lines = [f"# {recipe.name}: {_title(verdict)}", "", *_table(metrics_of(recipe), board, verdict)]
+    for judged in verdict.variants if verdict else ():
         lines += ["", f"## {judged.variant}: {'accepted' if judged.accepted else 'rejected'}", ""]
         lines += [f"- {'pass' if check.passed else 'FAIL'} ({check.gate}): {check.summary}" for check in judged.checks]
     if skipped:
         lines += ["", "## skipped", "", *(f"- {step}: {reason}" for step, reason in skipped.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def ruling(verdict: Verdict, subject: str) -> str:
+def _title(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "trained, nothing to judge"
+    return f"accepted, {verdict.chosen}" if verdict.chosen else "not accepted"
+
+
+def _table(metrics: Sequence[Metric], board: Scoreboard, verdict: Verdict | None) -> list[str]:
+    """A line a subject; nothing where nothing was measured."""
+    if not board.subjects():
+        return []
+    header = ["model", *(metric.title for metric in metrics), *(["verdict"] if verdict else [])]
+    lines = [_row(header), _row(["---"] * len(header))]
+    for subject in board.subjects():
+        found = board.metrics(subject)
+        last = [ruling(verdict, subject)] if verdict else []
+        lines.append(_row([subject, *(show(m, found.get(m.name)) for m in metrics), *last]))
+    return lines
+
+
+def ruling(verdict: Verdict | None, subject: str) -> str:
     """`chosen`, `accepted`, `rejected`, or nothing for a subject that is not a variant."""
+    if verdict is None:
+        return ""
     if subject == verdict.chosen:
         return "chosen"
     judged = {entry.variant: entry.accepted for entry in verdict.variants}

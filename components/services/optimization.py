@@ -6,13 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
 
 from components.core.artifacts import Artifact
-from components.core.errors import StepSkipped
+from components.core.component import StrictConfig
+from components.core.config import validation_problems
+from components.core.errors import ConfigError, StepSkipped
 from components.core.events import PassFinished, PassStarted
 from components.core.kinds import service
-from components.core.recipe import Spec
+from components.core.recipe import OfKind, Spec
 from components.interfaces import Pass, StepContext
 from components.services.optional import optional
 from components.services.workspace import Workspace
@@ -21,6 +25,18 @@ from components.services.workspace import Workspace
 def _left_out(spec: Spec) -> suppress:
     """A pass that is switched off is passed over; one that failed takes its variant with it."""
     return suppress(*([] if spec.enabled else [StepSkipped]))
+
+
+class _Chain(StrictConfig):
+    steps: Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1)]
+
+
+def _parsed(steps: Sequence[str | Mapping[str, Any] | Spec]) -> list[Spec]:
+    try:
+        return _Chain.model_validate({"steps": [{"type": s} if isinstance(s, str) else s for s in steps]}).steps
+    except ValidationError as error:
+        problems = validation_problems(error, _Chain)
+        raise ConfigError([f"{'.'.join(map(str, at))}: {text}" for at, text in problems]) from error
 
 
 @service("optimization")
@@ -36,6 +52,15 @@ class OptimizationService:
             with _left_out(spec), optional(spec, self.workspace.bus, "optimize", f"{name}/{spec.type}"):
                 source = self._apply(name, spec, source, seed)
         return source
+
+    def named(self, steps: Sequence[str | Mapping[str, Any] | Spec], source: Artifact, seed: int = 17) -> Artifact:
+        """The artifact after these passes, by name or as in a recipe; one that is unknown, unfit or fails raises."""
+        chain, kind = _parsed(steps), source.kind
+        for spec in chain:
+            if kind not in spec.component.consumes:
+                raise ConfigError(f"pass '{spec.type}' takes {' or '.join(spec.component.consumes)}, found {kind}")
+            kind = spec.component.produces
+        return self.variant("+".join(spec.type for spec in chain), chain, source, seed)
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
         """The inputs of an artifact that are needed to open it (an adapter's base model)."""

@@ -30,7 +30,6 @@ from components.core.events import (
     StageCached,
     StageFinished,
     StageSkipped,
-    StageStarted,
     TrainingAdapted,
     TrainingEvaluated,
     TrainingFinished,
@@ -110,7 +109,6 @@ class RunTracking:
         self._waiting: dict[str, list[tuple[int, dict[str, float]]]] = {name: [] for name in self.trackers.trackers}
         self._steps = 0
         self._samples: list[SampleGenerated] = []
-        self._started: dict[str, float] = {}
         self._off: list[Callable[[], None]] = []
 
     def __enter__(self) -> RunTracking:
@@ -132,7 +130,6 @@ class RunTracking:
             TrainingFinished: self._on_training_finished,
             MetricLogged: self._on_metric,
             BenchmarkMeasured: self._on_benchmark,
-            StageStarted: self._on_stage_started,
             StageFinished: self._on_stage_finished,
             StageCached: self._on_stage_cached,
             DataValidated: self._on_data,
@@ -235,11 +232,11 @@ class RunTracking:
     def _on_benchmark(self, event: BenchmarkMeasured) -> None:
         self._figures({f"{event.subject}/{name}": v for name, v in event.metrics.items()})
 
-    def _on_stage_started(self, event: StageStarted) -> None:
-        self._started[_stage(event)] = event.time
-
     def _on_stage_finished(self, event: StageFinished) -> None:
-        self._figures({f"seconds/{_stage(event)}": event.time - self._started[_stage(event)]})
+        cost = {"seconds": event.seconds, "memory": event.peak_memory, "cpu": event.cpu}
+        if event.peak_gpu_memory:
+            cost["gpu_memory"] = event.peak_gpu_memory
+        self._figures({f"{name}/{_stage(event)}": value for name, value in cost.items()})
         self.trackers.tag({f"artifact.{_stage(event)}": event.key})
 
     def _on_stage_cached(self, event: StageCached) -> None:
@@ -259,8 +256,9 @@ class RunTracking:
     def _on_evidence(self, event: EvidenceWritten) -> None:
         for file in sorted(Path(event.folder).iterdir()):
             self.trackers.file(file, "evidence")
-        verdict = "accepted" if event.chosen else "rejected"
-        self.trackers.tag({"postmill.verdict": verdict, "postmill.chosen": str(event.chosen)})
+        if self.recipe.judged:
+            verdict = "accepted" if event.chosen else "rejected"
+            self.trackers.tag({"postmill.verdict": verdict, "postmill.chosen": str(event.chosen)})
 
 
 def loaded_plugins(application: Application) -> tuple[str, ...]:
@@ -298,7 +296,7 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     return _under(prefix, {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)})
 
 
-def _stage(event: StageStarted | StageFinished | StageCached | StageSkipped) -> str:
+def _stage(event: StageFinished | StageCached | StageSkipped) -> str:
     return f"{event.stage}.{event.name}".replace(" ", ".").replace("/", ".")
 
 

@@ -9,7 +9,6 @@ A run that was killed goes on from its last checkpoint when the same steps are t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +22,10 @@ from components.core.recipe import Spec, default_spec
 from components.interfaces import StepContext
 from components.services._launch import launch
 from components.services.data import DataService
+from components.services.model import ModelService
 from components.services.optional import optional
 from components.services.workspace import Workspace, stage_identity
+from components.training.checkpoints import forget
 
 CHECKPOINTS = "checkpoints"
 
@@ -33,8 +34,11 @@ CHECKPOINTS = "checkpoints"
 class TrainingService:
     """Trains models, one artifact a step."""
 
-    def __init__(self, workspace: Workspace, data: DataService | None = None) -> None:
+    def __init__(
+        self, workspace: Workspace, data: DataService | None = None, models: ModelService | None = None
+    ) -> None:
         self.workspace, self.data = workspace, data or DataService(workspace)
+        self.models = models or ModelService(workspace)
 
     def train(self, steps: Sequence[Spec], model: Artifact, dataset: Artifact, seed: int) -> Artifact:
         """The last step's artifact. Each step starts from what the one before it gave; skipped ones are passed over."""
@@ -47,7 +51,7 @@ class TrainingService:
         """Like `train`, for a run that was killed: a TrainingError if there is no checkpoint of it to go on from."""
         for spec in steps:
             whole, rows = self._whole(model, seed), self._rows(spec, model, dataset)
-            identity = self._identity(spec, whole, rows, seed)
+            identity = self._identity(spec, self._parents(spec, whole, rows), seed)
             done = self.workspace.store.find("train", identity.key())
             if done is None and not list(self.checkpoints(spec, identity).glob("step-*")):
                 raise TrainingError(f"there is no checkpoint of train step '{spec.type}' to go on from; train it anew")
@@ -64,13 +68,15 @@ class TrainingService:
     # ------------------------------------------------------------ one step
 
     def _step(self, spec: Spec, model: Artifact, dataset: Artifact, seed: int) -> Artifact:
-        identity = self._identity(spec, model, dataset, seed)
+        parents = self._parents(spec, model, dataset)
+        identity = self._identity(spec, parents, seed)
         scratch = self.checkpoints(spec, identity)
 
         def make(out: Path) -> Mapping[str, Any]:
             bus = self.workspace.bus
             bus.emit(TrainingStarted(trainer=spec.type))
-            context = StepContext(seed, bus, scratch, {**_readable(identity), "model": model.digest})
+            known = {**_readable(identity), "model": model.digest}
+            context = StepContext(seed, bus, scratch, known, _further(parents))
             several = spec.config.launcher.world > 1 if hasattr(spec.config, "launcher") else False
             run = launch if several else _here
             facts = dict(run(spec, model, dataset, out, context))
@@ -78,11 +84,10 @@ class TrainingService:
             return {"trainer": spec.type, **facts}
 
         kind = spec.component.produces_kind(spec.config)
-        parents = {"model": model, "dataset": dataset}
         trained = self.workspace.stage(
             "train", spec.type, spec.parts(), identity.config, parents, kind, make, lambda: model.size
         )
-        shutil.rmtree(scratch, ignore_errors=True)  # the result is in the store
+        forget(scratch)
         return trained
 
     def checkpoints(self, spec: Spec, identity: Identity) -> Path:
@@ -90,9 +95,14 @@ class TrainingService:
         named = spec.config.checkpoint.folder if hasattr(spec.config, "checkpoint") else None
         return (self.workspace.root / named) if named else self.workspace.root / CHECKPOINTS / identity.key()
 
-    def _identity(self, spec: Spec, model: Artifact, dataset: Artifact, seed: int) -> Identity:
+    def _identity(self, spec: Spec, parents: Mapping[str, Artifact], seed: int) -> Identity:
         config = {**spec.identity(), "seed": seed}
-        return stage_identity("train", spec.parts(), config, {"model": model, "dataset": dataset})
+        return stage_identity("train", spec.parts(), config, parents)
+
+    def _parents(self, spec: Spec, model: Artifact, dataset: Artifact) -> dict[str, Artifact]:
+        """What the result depends on: the model and the rows it is trained on, and the models its trainer asks for."""
+        wanted = spec.component.inputs(spec.config).items()
+        return {"model": model, "dataset": dataset, **{role: self.models.fetch(source) for role, source in wanted}}
 
     def _rows(self, spec: Spec, model: Artifact, dataset: Artifact) -> Artifact:
         """The rows of a step: those of the recipe, or its own."""
@@ -122,9 +132,15 @@ def _here(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: St
     return found
 
 
+def _further(parents: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs beside the model and the rows."""
+    return {role: parent for role, parent in parents.items() if role not in ("model", "dataset")}
+
+
 def _readable(identity: Identity) -> dict[str, Any]:
     """What two runs must agree in to share checkpoints, in words that a person can compare."""
     return {
+        **_further(identity.parents),
         "train": identity.config,
         "rows": identity.parents["dataset"],
         "code": identity.code,

@@ -12,6 +12,7 @@ from components.core.errors import PostmillError
 from components.core.events import EventBus, StageCached, StageFailed, StageFinished, StageStarted
 from components.core.health import Health
 from components.core.machine import disk_state, free_disk, human_bytes, machine
+from components.core.monitor import Performance, performance_monitor
 from components.core.provenance import code_digest, library_versions
 
 DISK_MARGIN = 1.5
@@ -62,11 +63,12 @@ class Workspace:
         self._require_disk(stage, name, needs_bytes())
         self.bus.emit(StageStarted(stage=stage, name=name))
         try:
-            artifact = self.store.build(identity, kind, parents, make)
+            with performance_monitor() as used:
+                artifact = self.store.build(identity, kind, parents, make)
         except BaseException as error:
             self.bus.emit(StageFailed(stage=stage, name=name, error=f"{type(error).__name__}: {error}"))
             raise
-        self.bus.emit(StageFinished(stage=stage, name=name, key=artifact.key, size=artifact.size))
+        self.bus.emit(StageFinished(stage=stage, name=name, key=artifact.key, size=artifact.size, **_cost(used)))
         return artifact
 
     def _require_disk(self, stage: str, name: str, needs_bytes: int) -> None:
@@ -76,6 +78,11 @@ class Workspace:
                 f"{stage} {name} needs about {human_bytes(wanted)} of disk in '{self.store.root}', "
                 f"{human_bytes(free)} are free; free some, or set POSTMILL_ROOT to another disk"
             )
+
+
+def _cost(used: Performance) -> dict[str, Any]:
+    memory = {"peak_memory": used.memory.peak, "peak_gpu_memory": used.gpu_memory.peak}
+    return {"seconds": used.seconds, "cpu": used.cpu, **memory}
 
 
 def stage_identity(

@@ -44,9 +44,7 @@ class SftTrainer(Trainer):
         return "adapter" if config.peft else "model"
 
     def problem(self, dataset: Artifact) -> str | None:
-        return (
-            super().problem(dataset) or length_problem(dataset, self.config) or eval_problem(dataset, self.config)
-        )
+        return super().problem(dataset) or length_problem(dataset, self.config) or eval_problem(dataset, self.config)
 
     def train(self, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> Mapping[str, Any]:
         from trl import SFTConfig

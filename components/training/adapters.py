@@ -123,6 +123,8 @@ def _lora_config(lora: Lora, network: Any, family: Family) -> Any:
 def _check_experts(lora: Lora, parameters: list[str]) -> None:
     """PEFT puts LoRA on fused experts by adding to the weights, which leaves no place for these."""
     apart = [name for name in ("dropout", "dora", "changes_base") if getattr(lora, name)]
+    if lora.quantize and any(name.endswith(".weight") for name in parameters):  # layers beside the experts
+        apart.append("quantize")
     if parameters and apart:
         names = ", ".join({"changes_base": f"init: {lora.init}"}.get(name, name) for name in apart)
         raise ConfigError(
@@ -247,7 +249,7 @@ def attach(network: Any, adapter: Lora | Adapter, family: Family, scratch: Path)
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if getattr(network, "is_quantized", False):
-        network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
+        network = _exact(prepare_model_for_kbit_training(network, use_gradient_checkpointing=False))
     config = peft_config(adapter, network, family)
     if not (isinstance(adapter, Lora) and adapter.changes_base):
         return _with(get_peft_model, network, config)
@@ -260,6 +262,17 @@ def attach(network: Any, adapter: Lora | Adapter, family: Family, scratch: Path)
     adapted.save_pretrained(part, safe_serialization=True)
     part.rename(initial)
     return adapted
+
+
+def _exact(network: Any) -> Any:
+    """On some CPUs bitsandbytes 0.50 repacks 4-bit weights when it is first evaluated, and rounds their scales then.
+
+    Training would go on with other weights than it began with, so that shortcut stays off while we train.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return network
 
 
 def _with(get_peft_model: Any, network: Any, config: Any) -> Any:

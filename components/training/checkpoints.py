@@ -47,6 +47,11 @@ class CheckpointFolder:
     def __init__(self, root: Path, identity: Mapping[str, Any], keep_last: int = 2) -> None:
         self.root, self.identity, self.keep_last = root, dict(identity), keep_last
 
+    @property
+    def cache(self) -> Path:
+        """For what a run computes before it trains and wants to find again; it goes when another run takes over."""
+        return self.root / "cache"
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the folder for this process; a TrainingError if it belongs to another process or another run."""
@@ -71,20 +76,21 @@ class CheckpointFolder:
         """Take the folder for this run: sweep what a kill left, and compare identities."""
         for leftover in self.root.glob(f"{STAGING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        known = self.root / IDENTITY
-        if known.is_file() and self.all():
-            other = json.loads(known.read_text(encoding="utf-8"))
-            if other != json.loads(json.dumps(self.identity, default=str)):
-                raise TrainingError(
-                    f"the checkpoints in '{self.root}' are of another run (at step {self.all()[-1].step}):\n"
-                    + "\n".join(f"  {line}" for line in differences(other, self.identity))
-                    + "\nundo the change to go on with that run, or give this one a folder of its own "
-                    "(checkpoint.folder), or remove the old one"
-                )
-        else:
-            scratch = self.root / f".{IDENTITY}"
-            write_json(scratch, json.loads(json.dumps(self.identity, default=str)))
-            scratch.replace(known)
+        known, mine = self.root / IDENTITY, json.loads(json.dumps(self.identity, default=str))
+        other = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
+        if other == mine:
+            return
+        if other is not None and self.all():
+            raise TrainingError(
+                f"the checkpoints in '{self.root}' are of another run (at step {self.all()[-1].step}):\n"
+                + "\n".join(f"  {line}" for line in differences(other, mine))
+                + "\nundo the change to go on with that run, or give this one a folder of its own "
+                "(checkpoint.folder), or remove the old one"
+            )
+        shutil.rmtree(self.cache, ignore_errors=True)
+        scratch = self.root / f".{IDENTITY}"
+        write_json(scratch, mine)
+        scratch.replace(known)
 
     def all(self) -> list[Checkpoint]:
         """Committed checkpoints, the oldest first."""
@@ -143,10 +149,20 @@ class CheckpointFolder:
                 shutil.rmtree(gone, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove every checkpoint: the run is over, and its result is in the store."""
-        for checkpoint in self.all():
-            shutil.rmtree(checkpoint.path, ignore_errors=True)
-        (self.root / IDENTITY).unlink(missing_ok=True)
+        """Remove every checkpoint, to begin anew."""
+        for place in [*self.root.glob(f"{PREFIX}*"), self.cache]:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def forget(root: Path) -> None:
+    """Remove everything that a run kept here, and the folder if nothing else is in it: its result is in the store."""
+    for pattern in (f"{PREFIX}*", f"{STAGING}*", ".damaged-*", "cache"):
+        for place in root.glob(pattern):
+            shutil.rmtree(place, ignore_errors=True)
+    for name in (IDENTITY, ".lock"):
+        (root / name).unlink(missing_ok=True)
+    if root.is_dir() and not any(root.iterdir()):
+        root.rmdir()
 
 
 def _manifest(place: Path) -> dict[str, Any]:
@@ -159,7 +175,7 @@ def _manifest(place: Path) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`learning_rate: 0.001 -> 0.002`, one line a changed value."""
-    old, new = _flat(before), _flat(json.loads(json.dumps(dict(after), default=str)))
+    old, new = _flat(before), _flat(after)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed]
 

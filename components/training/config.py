@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from components.core.component import StrictConfig
 from components.core.errors import ConfigError
 from components.core.kinds import registry
+from components.core.machine import Bytes
 from components.core.recipe import DataSection, OfKind, Spec
 from components.training.adapters import Adapter, Lora
 
@@ -34,6 +35,9 @@ class Guards(StrictConfig):
     )
     max_loss: PositiveFloat | None = Field(None, description="stop when the loss stays above")
     patience: PositiveInt = Field(10, description="steps in a row")
+    max_memory: Bytes | None = Field(
+        None, description="stop when the measured peak is above, such as 2GB: of the GPU, or of the process without one"
+    )
 
 
 class Evaluation(StrictConfig):

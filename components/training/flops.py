@@ -42,7 +42,8 @@ def matrix_weights(network: Any) -> tuple[float, float]:
 
     tables = (module for module in network.modules() if isinstance(module, Embedding))
     head = network.get_output_embeddings()
-    looked_up = {id(p) for table in tables for p in table.parameters()} - {id(p) for p in head.parameters()}
+    output = {id(p) for p in head.parameters()} if head is not None else set()
+    looked_up = {id(p) for table in tables for p in table.parameters()} - output
     share = _expert_share(network.config.get_text_config())
     weights = trainable = 0.0
     for name, parameter in network.named_parameters():

@@ -21,10 +21,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from components.core.artifacts import write_json
-from components.core.dataset import token_lengths
+from components.core.dataset import IGNORED, token_lengths
 from components.core.errors import TrainingError
 from components.core.events import CheckpointSaved, EpochFinished, TrainingEvaluated, TrainStep
-from components.core.machine import peak_rss
+from components.core.machine import human_bytes, peak_rss
 from components.training.head import add_lean_head, has_plain_head
 from components.training.order import bucketed_order, shuffled_passes
 from components.training.packing import PackedRows
@@ -72,11 +72,16 @@ class Guarded:
         if "ref" in getattr(self.model, "peft_config", {}):
             # TRL copies an adapter that it is given, to compare with; ours is fresh, and without it there is the base
             self.model.delete_adapter("ref")
-        if self.args.device.type == "cpu" and has_plain_head(self.model):
-            add_lean_head(self.model, run.setting.chunk, self.scored)
+        self.lean = self.args.device.type == "cpu" and has_plain_head(self.model)
+        if self.lean:
+            self.add_head()
         self.micro = 0
         for callback in (_Watch(self), *run.hooks):
             self.add_callback(callback)  # type: ignore[attr-defined]
+
+    def add_head(self) -> None:
+        """Have only the labelled positions multiplied with the output matrix."""
+        add_lean_head(self.model, self.run.setting.chunk, self.scored)
 
     # ------------------------------------------------------------ order of rows
 
@@ -111,6 +116,9 @@ class Guarded:
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.micro += 1
+        if "attention_mask" in inputs:
+            self.run.meter.rows += len(inputs["attention_mask"])
+        self.run.meter.trained += _count_trained(inputs)
         self.run.meter.tokens += self.count_tokens(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         # before the optimizer moves a weight: a NaN that is applied once is in every later checkpoint
@@ -123,6 +131,14 @@ class Guarded:
         if "tokens" in inputs:
             return int(inputs.pop("tokens"))
         return int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else 0
+
+    def spared_flops(self) -> float:
+        """Operations a token that the lean head does not do, since it leaves out positions without loss."""
+        meter, head = self.run.meter, self.model.get_output_embeddings() if self.lean else None
+        if head is None or not meter.tokens:
+            return 0.0
+        operations = 6 if head.weight.requires_grad else 4
+        return float(operations * head.weight.numel() * (1 - meter.trained / meter.tokens))
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
@@ -160,10 +176,6 @@ class Guarded:
         started = time.perf_counter()
         found: dict[str, float] = super().evaluate(*args, **kwargs)  # type: ignore[misc]
         self.run.paused += time.perf_counter() - started
-        figures = {name.removeprefix("eval_"): float(value) for name, value in found.items() if _told(name, value)}
-        evaluation = self.run.config.evaluate
-        self.run.meter.evaluated(self.state.global_step, figures, evaluation.min_delta if evaluation else 0.0)
-        self.run.emit(TrainingEvaluated(step=self.state.global_step, figures=figures))
         return found
 
     # ------------------------------------------------------------ checkpoints
@@ -272,6 +284,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             )
         )
         self._refuse_divergence(state.global_step)
+        self._refuse_memory(state.global_step, figures["memory"])
         self._tell_pass(state.global_step)
 
     def _refuse_divergence(self, step: int) -> None:
@@ -282,6 +295,15 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"training diverged: at step {step} the loss is {meter.losses[-1]:.3g} and stayed above {limit:.3g} for "
                 f"{guards.patience} steps (it began at {meter.losses[0]:.3g}); lower learning_rate="
                 f"{self.run.config.learning_rate:g} or raise warmup_steps (or guards: {{diverged: null}} if it is meant)"
+            )
+
+    def _refuse_memory(self, step: int, peak: float) -> None:
+        limit = self.run.config.guards.max_memory
+        if limit is not None and peak > limit:
+            raise TrainingError(
+                f"training took {human_bytes(peak)} of memory by step {step}, and guards.max_memory is "
+                f"{human_bytes(limit)}; lower batch_size (and raise accumulate), set speed: "
+                "{activation_checkpointing: true}, or train an adapter, on a base in few bits (lora: {quantize: int4})"
             )
 
     def _tell_pass(self, step: int) -> None:
@@ -299,8 +321,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if stop:
             control.should_training_stop = True
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         evaluation, meter = self.run.config.evaluate, self.run.meter
+        figures = {name.removeprefix("eval_"): float(value) for name, value in metrics.items() if _told(name, value)}
+        meter.evaluated(state.global_step, figures, evaluation.min_delta if evaluation else 0.0)
+        self.run.emit(TrainingEvaluated(step=state.global_step, figures=figures))
         if evaluation and evaluation.keep == "best" and meter.best_step == state.global_step:
             control.should_save = True
         if evaluation and evaluation.patience and meter.stale >= evaluation.patience:
@@ -318,6 +343,12 @@ def _own_figures(logs: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _told(name: str, value: Any) -> bool:
     timing = name.endswith(("_per_second", "_runtime", "epoch", "num_tokens", "entropy"))
     return isinstance(value, int | float) and math.isfinite(value) and not timing
+
+
+def _count_trained(inputs: Any) -> int:
+    if "labels" in inputs:
+        return int((inputs["labels"] != IGNORED).sum())
+    return int(inputs["completion_mask"].sum()) if "completion_mask" in inputs else 0
 
 
 def memory_now() -> float:

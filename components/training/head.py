@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import FusedCausalLMOutput
 
 from components.core.dataset import IGNORED
+from components.training.divergence import Mix, TaughtOutput, taught_loss
 
 CHUNK = 2048
 """Positions whose logits are held at once; more are computed in pieces, and once more on the way back."""
@@ -31,11 +32,19 @@ def has_plain_head(model: Any) -> bool:
     return not experts and not any(getattr(config, name, None) for name in ALTERED)
 
 
-def add_lean_head(network: Any, chunk: int = CHUNK, scores: bool = True) -> None:
+def add_lean_head(
+    network: Any,
+    chunk: int = CHUNK,
+    scores: bool = True,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    mix: Mix | None = None,
+) -> None:
     """Patch the causal language model inside `network` (a PEFT model or the model itself).
 
     `scores`: also give `log_probs` and `is_top1` for each position, shape (batch, length - 1), as preference losses
-    want; without, only the `loss` (the sum over labelled tokens, divided by `num_items_in_batch`).
+    want, of logits divided by `temperature`, and their `entropy` if asked for; without, only the `loss` (the sum over
+    labelled tokens, divided by `num_items_in_batch`). `mix`: how a call with `taught=` weighs the teacher.
     """
     model = network.get_base_model() if hasattr(network, "get_base_model") else network
     original = model.forward
@@ -45,16 +54,22 @@ def add_lean_head(network: Any, chunk: int = CHUNK, scores: bool = True) -> None
         if not fused_lm_head:
             return original(*args, **kwargs)
         labels, items = kwargs.pop("labels"), kwargs.pop("num_items_in_batch", None)
+        taught = kwargs.pop("taught", None)
         if not _attends_left(kwargs):
             kwargs.pop("attention_mask", None)
         backbone = getattr(self, self.base_model_prefix)
         hidden = backbone(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]
         labels = labels[:, 1:]
         labelled = labels != IGNORED
+        head = self.get_output_embeddings()
+        items = labelled.sum() if items is None else items
+        if taught is not None and mix is not None:
+            total, kl, nll = taught_loss(head, hidden[labelled], labels[labelled], taught, mix, chunk)
+            return TaughtOutput(loss=total / items, kl=kl, cross_entropy=nll)
         if not scores:
-            total = total_loss(self.get_output_embeddings(), hidden[labelled], labels[labelled], chunk)
-            return FusedCausalLMOutput(loss=total / (labelled.sum() if items is None else items), label_mask=labelled)
-        return _scored(self.get_output_embeddings(), hidden, labels, labelled)
+            total = total_loss(head, hidden[labelled], labels[labelled], chunk)
+            return FusedCausalLMOutput(loss=total / items, label_mask=labelled)
+        return _scored(head, hidden, labels, labelled, temperature, entropy)
 
     model.forward = types.MethodType(forward, model)
 
@@ -77,17 +92,27 @@ def _negative_log_likelihood(head: Any, hidden: Any, labels: Any) -> Any:
     return functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
 
-def _scored(head: Any, hidden: Any, labels: Any, labelled: Any) -> FusedCausalLMOutput:
+def _scored(
+    head: Any, hidden: Any, labels: Any, labelled: Any, temperature: float, entropy: bool
+) -> FusedCausalLMOutput:
     logits, wanted = head(hidden[labelled]).float(), labels[labelled]
+    if temperature != 1.0:
+        logits = logits / temperature
     found = -functional.cross_entropy(logits, wanted, reduction="none")
     best = logits.detach().argmax(-1) == wanted
-    # not computed, and shown as such: nobody reads the entropy, nor the mean over the vocabulary
+    # not computed unless asked for, and shown as such: few read the entropy, nobody the mean over the vocabulary
     unknown = torch.full(labelled.shape, torch.nan, device=found.device)
+    spread = torch.zeros_like(unknown).masked_scatter(labelled, _entropy(logits.detach())) if entropy else unknown
     return FusedCausalLMOutput(
         # masked_scatter keeps the graph connected even where no position is labelled
         log_probs=found.new_zeros(labelled.shape).masked_scatter(labelled, found),
         is_top1=torch.zeros_like(labelled).masked_scatter(labelled, best),
-        entropy=unknown,
+        entropy=spread,
         mean_logits=unknown,
         label_mask=labelled,
     )
+
+
+def _entropy(logits: Any) -> Any:
+    found = logits.log_softmax(-1)
+    return -(found.exp() * found).sum(-1)

@@ -20,6 +20,9 @@ class Meter:
     figures: dict[str, list[float]] = field(default_factory=dict)
     """What the method itself measures at every step, for example `rewards/accuracies`."""
     tokens: int = 0
+    rows: int = 0
+    trained: int = 0
+    """Tokens that carry loss."""
     seconds: float = 0.0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from components.core.artifacts import Artifact, write_json
 from components.core.dataset import token_lengths
 from components.core.errors import TrainingError, TrainingInterrupted
 from components.core.events import CheckpointLoaded, CheckpointSaved, Event, SpeedChosen, TrainingAdapted
-from components.core.families import family_of
+from components.core.families import Family, family_of, sizes
 from components.core.machine import peak_rss
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext
 from components.training.adapters import attach, quantization_config, save_adapter
+from components.training.ceiling import energy_joules, peak_flops
 from components.training.checkpoints import Checkpoint, CheckpointFolder
 from components.training.config import STEPS, TrainingConfig
+from components.training.flops import flops_per_token
 from components.training.memory import difference, is_out_of_memory, next_setting
 from components.training.meter import Meter
 from components.training.order import rows_in_a_pass
@@ -50,24 +53,36 @@ class Run:
     ) -> None:
         self.config: TrainingConfig = config
         self.model, self.dataset, self.out, self.context = model, dataset, out, context
-        self.tokenizer = load_tokenizer(model.path)
-        self.family = family_of(model.path, str(model.meta.get("name", "")))
         self.watched = learning
         self.meter, self.hooks, self.stop = Meter(), list[Any](), StopRequest()
         self.setting: Setting
-        self.scratch = context.scratch or out / ".trainer"
         self.paused = self._since = 0.0
         self.rows_in_a_pass = 1
         self.packs: dict[str, float] = {}
         self.folder = self._folder()
+        self.scratch = self.folder.cache if self.folder else out / ".trainer"
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's own."""
+        return load_tokenizer(self.model.path)
+
+    @cached_property
+    def family(self) -> Family:
+        """What is known of models of this kind."""
+        return family_of(self.model.path, str(self.model.meta.get("name", "")))
 
     # ------------------------------------------------------------ the story
 
-    def train(self, rows: Any, build: Build, longest: int | None = None, network: Callable[[], Any] | None = None) -> Any:
+    def train(
+        self, rows: Any, build: Build, longest: int | None = None, network: Callable[[], Any] | None = None
+    ) -> Any:
         """Train on `rows` and save; returns the figures of the whole run, also of what was trained before a kill.
 
         `longest`: tokens of the longest row or pack. `network` opens something else than the model artifact.
         """
+        if self.folder is None and self.config.evaluate and self.config.evaluate.keep == "best":
+            raise TrainingError("evaluate.keep: best needs a place for checkpoints; name one with checkpoint.folder")
         self.rows, self.open = rows, network or self._open_network
         self.rows_in_a_pass = rows_in_a_pass(len(rows), self.config.batch_size)
         self.longest = longest or max(token_lengths(rows))
@@ -107,6 +122,7 @@ class Run:
         self.setting = setting
         set_seed(self.context.seed)
         network = self.open()
+        check_fits(network, self.tokenizer, self.longest)
         if setting.attention:
             network.set_attn_implementation(setting.attention)
         self.hooks = self._hooks()
@@ -226,12 +242,12 @@ class Run:
     def _last_checkpoint(self) -> Checkpoint | None:
         if self.folder is None:
             return None
-        with self._one_after_another():
+        with self.one_after_another():
             if not self.config.checkpoint.resume and not self.meter.losses and self.main_process():
                 self.folder.clear()
             return self.folder.latest()
 
-    def _one_after_another(self) -> AbstractContextManager[Any]:
+    def one_after_another(self) -> AbstractContextManager[Any]:
         """The main process first, where there are several: it may tidy up."""
         if self.config.launcher.world == 1:
             return nullcontext()
@@ -284,6 +300,7 @@ class Run:
     def start_clock(self) -> None:
         """Begin to count seconds of training."""
         self._since, self.paused = time.perf_counter(), 0.0
+        self._joules = energy_joules()
 
     def settle_clock(self) -> None:
         """Take the seconds since the last call over into the meter, without those of evaluations."""
@@ -301,8 +318,11 @@ class Run:
         """`train.jsonl:12`, or several where a pack holds several."""
         if hasattr(rows, "packs"):
             return "+".join(self.row_name(rows.rows, row) for row in rows.packs[number])
+        if "line" not in rows.column_names:
+            return f"row {number + 1}"
         row = rows.with_format("arrow")[number].to_pydict()
-        return f"{row['file'][0]}:{row['line'][0]}" if "line" in row else f"row {number + 1}"
+        sources = self.dataset.meta["sources"]["train"]
+        return f"{sources[row['file'][0]]}:{row['line'][0]}"
 
     def _figures(self, trainer: Any) -> dict[str, Any]:
         self.settle_clock()
@@ -323,8 +343,19 @@ class Run:
             "determinism": self.config.determinism,
             "speed": getattr(self, "speed", {"choice": self.setting.notes(), "tried": []}),
             "peak_rss": peak_rss(),
+            **self._cost(trainer),
             **{name: value for name, value in _extra(meter) if value},
         }
+
+    def _cost(self, trainer: Any) -> dict[str, float]:
+        """Utilisation of what the machine can do, measured just now, and energy where it is counted."""
+        setting, mean = self.setting, self.meter.tokens // max(1, self.meter.rows)
+        ceiling = peak_flops(setting.device, setting.dtype, setting.threads)
+        flops = flops_per_token(trainer.model, mean) - trainer.spared_flops()
+        used = self.meter.tokens_per_s * flops / ceiling
+        joules, now = self._joules, energy_joules()
+        energy = {"energy_j": round(now - joules, 1)} if now is not None and joules is not None else {}
+        return {"utilisation": round(used, 4), "ceiling_gflops": round(ceiling / 1e9, 1), **energy}
 
     # ------------------------------------------------------------ saving
 
@@ -340,6 +371,23 @@ class Run:
             _stable_adapter_config(adapter, self.model)
         (self.out / "README.md").unlink(missing_ok=True)
         shutil.rmtree(self.out / ".trainer", ignore_errors=True)
+
+
+def check_fits(network: Any, tokenizer: Any, longest: int) -> None:
+    """Refuse tokens that the model has no embedding for, and rows beyond its positions."""
+    largest = max(tokenizer.get_vocab().values())
+    places = network.get_input_embeddings().num_embeddings
+    if largest >= places:
+        raise TrainingError(
+            f"the tokenizer gives ids up to {largest}, but the model has embeddings for {places} tokens only; "
+            "they do not belong together: use the model's own tokenizer, or resize its embeddings"
+        )
+    positions = sizes(network.config).positions
+    if positions and longest > positions:
+        raise TrainingError(
+            f"rows or packs of up to {longest} tokens do not fit the model, which has {positions} positions; "
+            f"set max_length: {positions} or less"
+        )
 
 
 def _extra(meter: Meter) -> list[tuple[str, Any]]:
@@ -370,4 +418,3 @@ def _stable_adapter_config(path: Path, model: Artifact) -> None:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             config[key] = sorted(value)
     write_json(path, dict(sorted(config.items())))
-

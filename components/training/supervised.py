@@ -28,8 +28,11 @@ class SafeSft(Guarded, SFTTrainer):  # type: ignore[misc]
         with self.accelerator.autocast() if flat else nullcontext():  # FlashAttention knows no fp32
             check_packing(self.model, self.train_dataset[: sum(PIECES)]["input_ids"])
         self.train_dataset = PackedRows(self.train_dataset, self.args.max_length, self.args.seed)
+        if self.eval_dataset is not None:
+            self.eval_dataset = PackedRows(self.eval_dataset, self.args.max_length, self.args.seed)
         self.data_collator = PackCollator(self.processing_class.pad_token_id, flat)
         self.run.rows_in_a_pass = len(self.train_dataset)
+        self.args.max_steps = self.run.steps()  # epochs are passes over the packs
         self.run.packs = self.train_dataset.figures()
 
     def compute_loss(

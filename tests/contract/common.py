@@ -11,12 +11,13 @@ from components.core.component import StrictConfig
 from components.core.kinds import registry
 
 NEEDED: dict[str, dict[str, dict[str, Any]]] = {
-    "model": {"pretrained": {"name": "somewhere"}},
+    "model": {"pretrained": {"name": "somewhere"}, "new": {"tokenizer": {"train_on": ["rows"]}}},
     "reader": {
         **dict.fromkeys(("auto", "jsonl", "json", "csv", "parquet", "arrow", "text"), {"path": "rows"}),
         "hub": {"name": "somewhere"},
         "mix": {"sources": [{"reader": {"type": "jsonl", "path": "rows.jsonl"}}]},
     },
+    "trainer": {"distillation": {"teacher": {"type": "pretrained", "name": "somewhere"}}},
 }
 """Keys without a default, by kind and component."""
 

@@ -18,6 +18,7 @@ SMALL = {
     "exact_match": {"rows": 2, "max_new_tokens": 4, "batch_size": 2, "dtype": "float32"},
     "agreement": {"rows": 2},
     "latency": {"rounds": 1, "new_tokens": 4},
+    "perplexity": {"rows": 2},
 }
 SUBJECTS = ("base", "trained", "fp32", "int4")
 
@@ -83,7 +84,8 @@ def test_measurement_survives_json(name: str, measured: dict[str, list[Measureme
 def test_subjects(measured: dict[str, list[Measurement]]) -> None:
     """Accuracy and speed are measured on all subjects, agreement on the variants only."""
     found = {name: tuple(m.subject for m in measurements) for name, measurements in measured.items()}
-    assert found == {"exact_match": SUBJECTS, "agreement": ("fp32", "int4"), "latency": SUBJECTS}
+    everywhere = dict.fromkeys(("exact_match", "latency", "perplexity"), SUBJECTS)
+    assert found == {"agreement": ("fp32", "int4"), **everywhere}
 
 
 def test_agreement_of_float32_is_total(measured: dict[str, list[Measurement]]) -> None:

@@ -38,10 +38,9 @@ def test_recognised_and_measured(model_type: str, models: dict[str, Path]) -> No
     found = sizes(models[model_type])
     assert (found.hidden_size, found.layers, found.heads, found.vocab_size) == (32, 2, 4, 259)
     own = tiny_families.COMMON | tiny_families.MODELS[model_type][1]
-    kv_heads = own["num_key_value_heads"] if model_type not in ("gpt2", "gpt_neox") else 4
-    assert (found.kv_heads, found.positions) == (kv_heads, 512)
+    assert (found.kv_heads, found.positions) == (own["num_key_value_heads"] or 4, 512)
     assert found.head_dim == (16 if model_type.startswith("deepseek") else 8)
-    assert found.intermediate_size == (None if model_type == "gpt2" else 64)
+    assert found.intermediate_size == 64
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -84,8 +83,11 @@ def _check_places(adapted: Any, wanted: Any) -> None:
     assert wanted.modules != [] or wanted.parameters
 
 
-def test_same_recipe(model_type: str, models: dict[str, Path], tmp_path: Path) -> None:
+def test_same_recipe(model_type: str, models: dict[str, Path], tmp_path: Path, request: Any) -> None:
     """One recipe trains a model of any family; only its name in it changes (D14)."""
+    if model_type == "phimoe":
+        reason = "TRL 1.16 reads `num_experts` of every mixture's configuration, which Phi-3.5-MoE calls otherwise"
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=AttributeError, strict=True))
     from components.core.recipe import parse_recipe
     from components.services.data import DataService
     from components.services.model import ModelService

@@ -18,6 +18,7 @@ from tests.contract.common import check_component, named
 
 SOURCES = [
     "pretrained",
+    "new",
     pytest.param("packaged_gguf", marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
 ]
 
@@ -25,7 +26,9 @@ SOURCES = [
 def source(name: str, tiny_model: Path) -> Any:
     """A source that can be fetched from, offline."""
     cls = registry.get("model", name)
-    return cls(cls.Config(**({"name": str(tiny_model)} if name == "pretrained" else {})))
+    new = {"tokenizer": str(tiny_model), "sizes": {"hidden_size": 32, "num_hidden_layers": 2}}
+    configs: dict[str, Any] = {"pretrained": {"name": str(tiny_model)}, "new": new}
+    return cls(cls.Config(**configs.get(name, {})))
 
 
 def test_all_sources_are_covered() -> None:

@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"num_virtual_tokens": 4},
     "psoft": {"r": 8},
     "road": {"group_size": 8},
+    "shira": {"r": 2},
     "trainable_tokens": {"token_indices": [5, 6, 7, 8]},
     "vblora": {"vector_length": 8, "num_vectors": 16},
     "waveft": {"n_frequency": 100},
@@ -151,6 +152,14 @@ def test_experts_take_plain_lora_only(change: dict[str, Any]) -> None:
     assert not peft_config(Lora(target_modules="attention", **change), network, family).target_parameters
 
 
+def test_quantised_layers_beside_experts() -> None:
+    """Dense layers beside fused experts cannot be of few bits and adapted; the error says what can be done (D12)."""
+    network, family = tiny_families.network("deepseek_v3"), families()["deepseek"]
+    with pytest.raises(ConfigError, match="quantize does not go with LoRA on fused experts"):
+        peft_config(Lora(quantize="int4"), network, family)
+    assert peft_config(Lora(quantize="int4", target_modules="attention"), network, family)
+
+
 def test_other_methods_cannot_adapt_experts() -> None:
     """Only LoRA reaches fused experts; another method that was told to is refused."""
     with pytest.raises(ConfigError, match="are fused experts, which only lora can adapt"):
@@ -172,8 +181,17 @@ def test_tied_embeddings() -> None:
 # ------------------------------------------------------------ what is saved
 
 
-@pytest.mark.parametrize("change", [{"rslora": True}, {"dora": True}, {"rank_pattern": {"up_proj": 2}},
-                                    {"modules_to_save": ["lm_head"]}, {"target_modules": "embeddings"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rslora": True},
+        {"dora": True},
+        {"rank_pattern": {"up_proj": 2}},
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": "embeddings"},
+    ],
+    ids=str,
+)
 def test_variants_are_saved_truly(change: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     """Every variant of LoRA answers the same after saving, loading through the safe door, and merging (D9, E16)."""
     network = trained(attach(load_causal_lm(tiny_model), Lora(r=4, **change), LLAMA, tmp_path))
@@ -306,5 +324,9 @@ def test_qlora(quantize: Any, tiny_model: Path, tmp_path: Path) -> None:
     start = float(network(input_ids=batch(), labels=batch()).loss.detach())
     assert float(trained(network, 8)(input_ids=batch(), labels=batch()).loss.detach()) < start - 0.1
     save_adapter(network, tmp_path / "out", tmp_path)
-    assert apart(logits(network), logits(load_adapter(base(), tmp_path / "out"))) < 1e-3
+    loaded = load_adapter(base(), tmp_path / "out")
+    if quantize == "int4":  # in evaluation bitsandbytes rounds once more on some CPUs, though not while we train
+        assert apart(logits(network), logits(network.train())) == 0
+        loaded.train()
+    assert apart(logits(network), logits(loaded)) < 1e-6
     load_adapter(load_causal_lm(tiny_model), tmp_path / "out").merge_and_unload()

@@ -16,6 +16,7 @@ from components.training.flops import flops_per_token, matrix_weights, training_
 from tests import tiny, tiny_families
 
 ROOT = Path(__file__).resolve().parents[2]
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BASE = """
 base:
   abstract: true
@@ -46,7 +47,7 @@ def test_importing_needs_no_library() -> None:
 
 def test_every_family_is_documented() -> None:
     """Each family of the file stands in the guide with its types, and the other way round (D3)."""
-    guide = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").partition("## Families")[2].partition("\n## ")[0]
     named = {line.split("`")[1] for line in guide.splitlines() if line.startswith("| `")}
     assert named == set(families())
     for family in families().values():
@@ -61,7 +62,7 @@ def test_every_type_exists() -> None:
 
 
 def test_inheritance() -> None:
-    """An entry takes over what it does not say itself, preset by preset; what is noted of the parent is not passed on."""
+    """An entry takes over what it does not say itself, preset by preset; notes are not passed on."""
     text = BASE + "own: {extends: base, title: Own, model_types: [own], layers: {mlp: [fc]}}\n"
     own = read_families(text)["own"]
     assert (own.layers.attention, own.layers.mlp, own.notes) == (("q",), ("fc",), "")
@@ -127,7 +128,7 @@ def test_no_configuration(tmp_path: Path, content: str | None) -> None:
 
 
 def test_sizes_of_unknown_and_partial(tmp_path: Path) -> None:
-    """Sizes that a configuration does not have are None; a type that transformers does not know is read all the same."""
+    """Sizes that a configuration does not have are None; an unknown type is read all the same."""
     path = directory(tmp_path / "x", model_type="unheard_of", hidden_size=8, num_attention_heads=2, vocab_size=5)
     assert sizes(path) == Sizes(8, None, 2, 2, 4, None, 5, None)
 
@@ -155,10 +156,9 @@ def test_one_size_a_layer() -> None:
         (["self_attn.q_proj"], ["self_attn.q_proj"]),
         ("embeddings", ["embed_tokens", "lm_head"]),
         ("all-linear", "all-linear"),
-        ("all-linear + embeddings", [*"q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split(),
-                                     "embed_tokens", "lm_head"]),
+        ("all-linear + embeddings", [*LINEAR, "embed_tokens", "lm_head"]),
     ],
-)  # fmt: skip
+)
 def test_presets(wanted: Any, expected: Any) -> None:
     """Presets may be joined, mixed with names, and mean layers of this network (D12)."""
     assert target_modules(tiny.network(), wanted, families()["llama"]) == expected

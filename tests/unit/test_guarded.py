@@ -13,14 +13,10 @@ from components.core.errors import TrainingError
 from components.core.events import CheckpointSaved, EpochFinished, Event, EventBus, TrainStep
 from components.core.kinds import registry
 from components.interfaces import StepContext
-from components.trainers._guarded import (
-    GuardedSftTrainer,
-    _has_plain_head,
-    bucketed_order,
-    rows_in_a_pass,
-    trained_tokens_loss,
-)
+from components.training.head import has_plain_head
+from components.training.order import bucketed_order, rows_in_a_pass
 from tests import tiny
+from tests.training_world import lean_loss
 
 WEIGHTS = "adapter_model.safetensors"
 LENGTHS = [50 + (37 * i) % 300 for i in range(257)]
@@ -102,17 +98,17 @@ def model(one_thread: None) -> Any:
 def test_loss_is_plain_cross_entropy(model: Any) -> None:
     """The loss on trained tokens only equals that of the full logits, padding included, to 1e-5."""
     with torch.no_grad():
-        assert float(trained_tokens_loss(model, inputs(), None)) == pytest.approx(
+        assert float(lean_loss(model, inputs(), None)) == pytest.approx(
             float(plain_loss(model, inputs(), "mean")), abs=1e-5
         )
-        assert float(trained_tokens_loss(model, inputs(), 100)) == pytest.approx(
+        assert float(lean_loss(model, inputs(), 100)) == pytest.approx(
             float(plain_loss(model, inputs(), "sum")) / 100, abs=1e-5
         )
 
 
 def test_gradients_are_those_of_plain_cross_entropy(model: Any) -> None:
     """The gradients agree too, for every weight."""
-    trained_tokens_loss(model, inputs(), None).backward()
+    lean_loss(model, inputs(), None).backward()
     ours = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
     plain_loss(model, inputs(), "mean").backward()
@@ -122,9 +118,9 @@ def test_gradients_are_those_of_plain_cross_entropy(model: Any) -> None:
 
 def test_scaled_logits_take_the_slow_way(model: Any) -> None:
     """A model that changes its logits after the head is left to the library's own loss."""
-    assert _has_plain_head(model)
+    assert has_plain_head(model)
     model.config.final_logit_softcapping = 30.0
-    assert not _has_plain_head(model)
+    assert not has_plain_head(model)
 
 
 def test_nan_stops_before_the_optimizer(lab: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +131,16 @@ def test_nan_stops_before_the_optimizer(lab: Any, tmp_path: Any, monkeypatch: py
     def poisoned(self: Any, model: Any, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         networks.append(model)
         before.update({name: weight.detach().clone() for name, weight in model.named_parameters()})
-        return trained_tokens_loss(model, batch, None) * float("nan")
+        return model(**batch, fused_lm_head=True).loss * float("nan")
 
-    monkeypatch.setattr(GuardedSftTrainer, "compute_loss", poisoned)
+    from components.training.supervised import SafeSft
+
+    monkeypatch.setattr(SafeSft, "compute_loss", poisoned)
     trainer = lab.plan.train[0].build()
-    with pytest.raises(TrainingError, match=r"loss became nan at step 1; lower learning_rate"):
+    expected = r"loss became nan at step 1, before any weight was changed. Rows in the batch: \S*train.jsonl:\d+, "
+    with pytest.raises(TrainingError, match=expected):
         trainer.train(lab.base, lab.dataset, tmp_path, StepContext(17, EventBus()))
-    assert len(networks) == 1
+    assert networks
     for name, weight in networks[0].named_parameters():
         assert torch.equal(weight, before[name]), name
 
@@ -154,7 +153,7 @@ def test_events_of_every_step(lab: Any, tmp_path: Any) -> None:
     assert [step.step for step in steps] == [1, 2, 3]
     assert [round(step.loss, 5) for step in steps] == facts["losses"]
     assert all(step.total == 3 and step.tokens_per_s > 0 and step.figures["grad_norm"] > 0 for step in steps)
-    assert all(step.figures.keys() == {"grad_norm", "learning_rate"} for step in steps)
+    assert all(step.figures.keys() == {"grad_norm", "learning_rate", "memory"} for step in steps)
     assert not bus.failures
 
 

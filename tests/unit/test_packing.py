@@ -12,16 +12,10 @@ import torch
 
 from components.core.errors import TrainingError
 from components.core.events import EpochFinished, EventBus, TrainStep
-from components.trainers._guarded import GuardedSftTrainer, bucketed_order, trained_tokens_loss
-from components.trainers._packing import (
-    PackCollator,
-    PackedRows,
-    best_fit,
-    check_packing,
-    shuffled_passes,
-    wants_flat,
-)
+from components.training.order import bucketed_order, shuffled_passes
+from components.training.packing import PackCollator, PackedRows, best_fit, check_packing, wants_flat
 from tests import tiny
+from tests.training_world import lean_loss, sft
 
 SIZES: dict[str, Any] = {
     "vocab_size": 259,
@@ -90,7 +84,7 @@ ONE = torch.tensor(1)
 def alone(model: Any, rows: Any) -> torch.Tensor:
     """The summed loss of every row, each in a forward pass of its own."""
     batches = [{"input_ids": torch.tensor([row["input_ids"]]), "labels": torch.tensor([row["labels"]])} for row in rows]
-    return torch.stack([trained_tokens_loss(model, batch, ONE) for batch in batches])
+    return torch.stack([lean_loss(model, batch, ONE) for batch in batches])
 
 
 def together(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -101,7 +95,7 @@ def together(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     for start in range(1, int(starts.max()) + 1):
         here = starts == start
         labels = torch.where(here, batch["labels"], -100)
-        losses.setdefault(int(here.sum()), trained_tokens_loss(model, {**batch, "labels": labels}, ONE))
+        losses.setdefault(int(here.sum()), lean_loss(model, {**batch, "labels": labels}, ONE))
     return torch.stack([losses[length] for length in LENGTHS])
 
 
@@ -126,11 +120,11 @@ def test_packed_is_unpacked(kind: str, attention: str, flat: bool, one_thread: N
     batch, expected = packed(rows, flat=flat), alone(model, rows)
     torch.testing.assert_close(together(model, batch), expected, rtol=1e-6, atol=1e-5)
     right = gradients(model, expected.sum())
-    assert furthest(right, gradients(model, trained_tokens_loss(model, batch, ONE))) < 1e-4
+    assert furthest(right, gradients(model, lean_loss(model, batch, ONE))) < 1e-4
     # the control: the same batch with positions that run on, so plain causal attention over the whole pack
     running = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
     glued = {**batch, "position_ids": running}
-    assert furthest(right, gradients(model, trained_tokens_loss(model, glued, ONE))) > 0.1
+    assert furthest(right, gradients(model, lean_loss(model, glued, ONE))) > 0.1
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -298,29 +292,7 @@ def test_each_pass_has_every_pack(packs: int) -> None:
     assert order == shuffled_passes(packs, 17, 25)
 
 
-def trainer(tmp_path: Path, rows: Any, bus: EventBus, model: Any = None, **settings: Any) -> GuardedSftTrainer:
-    from trl import SFTConfig
-
-    plain: dict[str, Any] = {"max_steps": 12, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "max_length": 96}
-    packing = settings.pop("packing", True)
-    arguments = SFTConfig(
-        output_dir=str(tmp_path / "trainer"),
-        **(plain | settings),
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=17,
-        data_seed=17,
-        dataloader_pin_memory=False,
-    )
-    model = model or tiny.network()
-    parts = {"model": model, "args": arguments, "train_dataset": rows, "processing_class": tiny.tokenizer()}
-    return GuardedSftTrainer(**parts, bus=bus, packing=packing)
+PACKED = {"max_steps": 12, "batch_size": 2, "learning_rate": 3e-3, "warmup_steps": 0, "max_length": 96, "packing": True}
 
 
 def test_training_on_packs(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,22 +300,20 @@ def test_training_on_packs(tmp_path: Path, one_thread: None, monkeypatch: pytest
     bus, steps, passes = EventBus(), list[TrainStep](), list[EpochFinished]()
     bus.on(TrainStep, steps.append)
     bus.on(EpochFinished, passes.append)
-    rows, seen = some_rows(MANY), list[int]()
-    run = trainer(tmp_path, rows, bus)
-    packs, fetch = run.train_dataset.packs, PackedRows.__getitem__
+    rows, seen, fetch = some_rows(MANY), list[int](), PackedRows.__getitem__
     monkeypatch.setattr(PackedRows, "__getitem__", lambda self, number: seen.append(number) or fetch(self, number))
-    run.train()
-    losses = run.meter.losses
+    run, trainer, figures = sft(tmp_path, rows, bus, **PACKED)
+    packs, losses = trainer.train_dataset.packs, run.meter.losses
     assert len(steps) == len(losses) == 12
     assert all(math.isfinite(loss) for loss in losses)
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
     once = len(packs)
     for at in range(0, 24 - once + 1, once):
         assert sorted(row for pack in seen[at : at + once] for row in packs[pack]) == list(range(len(MANY)))
-    # accelerate fetches one batch ahead
-    assert run.meter.tokens == sum(MANY[row] for pack in seen[:24] for row in packs[pack])
+    assert run.meter.tokens == sum(MANY[row] for pack in seen for row in packs[pack])
     assert [event.epoch for event in passes] == [float(n) for n in range(1, 24 // once + 1)]
-    assert run.figures() == {"packs": once, "fill": round(sum(MANY) / (once * 96), 4)}
+    assert figures["packs"] == once
+    assert figures["fill"] == round(sum(MANY) / (once * 96), 4)
     assert not bus.failures
 
 
@@ -353,9 +323,8 @@ def test_a_step_on_packs_is_a_step_on_rows(tmp_path: Path, one_thread: None) -> 
     packs = len(best_fit(MANY, 96, 17))
     for packing, batch in ((True, packs), (False, len(MANY))):
         model = tiny.network()
-        settings = {"max_steps": 1, "per_device_train_batch_size": batch, "optim": "sgd", "packing": packing}
-        run = trainer(tmp_path, rows, EventBus(), model, **settings)
-        run.train()
+        settings = {"max_steps": 1, "batch_size": batch, "optimizer": {"type": "sgd"}, "packing": packing}
+        run, _, _ = sft(tmp_path, rows, EventBus(), model, **(PACKED | settings))
         assert run.meter.tokens == sum(MANY)
         losses.append(run.meter.losses[0])
         weights.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
@@ -370,25 +339,28 @@ def test_packs_with_the_librarys_own_loss(tmp_path: Path, one_thread: None) -> N
     for scale in (None, 1.0):
         model = tiny.network()
         model.config.logit_scale = scale
-        run = trainer(tmp_path, some_rows(MANY), EventBus(), model, max_steps=2)
-        run.train()
+        run, _, _ = sft(tmp_path, some_rows(MANY), EventBus(), model, **(PACKED | {"max_steps": 2}))
         losses.append(run.meter.losses)
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_refused_before_the_first_step(tmp_path: Path, one_thread: None) -> None:
-    """A model that carries state is refused when the trainer is made; without packing it is trained."""
-    rows = some_rows(MANY)
+    """A model that carries state is refused before the first step; without packing it is trained."""
+    rows, bus, steps = some_rows(MANY), EventBus(), list[TrainStep]()
+    bus.on(TrainStep, steps.append)
     with pytest.raises(TrainingError, match=r"'mamba'.*set packing: false"):
-        trainer(tmp_path, rows, EventBus(), network("mamba", CARRIES_STATE["mamba"]))
-    trainer(tmp_path, rows, EventBus(), network("mamba", CARRIES_STATE["mamba"]), packing=False)
+        sft(tmp_path, rows, bus, network("mamba", CARRIES_STATE["mamba"]), **PACKED)
+    assert not steps
+    off = PACKED | {"packing": False, "max_steps": 1}
+    sft(tmp_path, rows, bus, network("mamba", CARRIES_STATE["mamba"]), **off)
+    assert len(steps) == 1
 
 
 def test_off_is_as_before(tmp_path: Path, one_thread: None) -> None:
     """Without packing the batches are the bucketed ones, padded with a mask, and no figure is added."""
-    run = trainer(tmp_path, some_rows(MANY), EventBus(), packing=False)
-    assert run._get_train_sampler() == bucketed_order(MANY, 2, 17, 24)
-    batch = run.data_collator([run.train_dataset[0], run.train_dataset[1]])
+    _, trainer, figures = sft(tmp_path, some_rows(MANY), EventBus(), **(PACKED | {"packing": False}))
+    assert trainer.order == bucketed_order(MANY, 2, 17, 24)[:24]
+    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
     assert batch.keys() == {"input_ids", "labels", "attention_mask"}
-    assert run.figures() == {}
+    assert "packs" not in figures

@@ -1,0 +1,1 @@
+"""What trainers that learn from rewards are rewarded for, one file each."""
