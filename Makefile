@@ -8,8 +8,8 @@ BIN    := $(VENV)/bin
 RECIPE ?= configs/quickstart.yaml
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data bench-training \
-  bench-gpu-training clean
+.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data \
+  bench-training bench-gpu-training clean
 
 run: setup data
 	$(BIN)/postmill run $(RECIPE)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-EVAL_ROWS = 48
+EVAL_ROWS = 32
 
 
 def answers(dataset: Path, split: str, most: int | None = None) -> list[tuple[list[int], list[int]]]:

@@ -25,10 +25,10 @@ from benchmarks.report import Figure
 from components.core.artifacts import hash_file
 
 STAGING = ".saving-*"
-STEPS = 40
+STEPS = 24
 EVERY = 2
 SHAPE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}
-STEP = {"type": "sft", "max_steps": STEPS, "batch_size": BATCH, "learning_rate": 2.0e-3, "accumulate": 2}
+STEP = {"type": "sft", "max_steps": STEPS, "batch_size": BATCH, "learning_rate": 2.0e-3}
 KEPT = {"checkpoint": {"every": EVERY}}
 ATTEMPTS = 6
 LONGEST_S = 300.0

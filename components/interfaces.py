@@ -145,7 +145,7 @@ class TrainingCallback(Component, ABC):
 
     @abstractmethod
     def hook(self) -> Any:
-        """A `transformers.TrainerCallback`. With `tensors() -> dict` and `restore(dict)` it keeps state across kills."""
+        """A `transformers.TrainerCallback`; with `tensors() -> dict` and `restore(dict)` its state survives kills."""
 
 
 class Pass(Component, ABC):

@@ -193,7 +193,7 @@ def _placed(network: Any, way: Opening) -> Any:
             return network.to(way.device)
     if str(network.device) != way.device:
         raise ModelLoadError(
-            f"weights in few bits stay on {network.device}, where bitsandbytes puts them; take device='{network.device}'",
+            f"weights in few bits stay on {network.device}, where bitsandbytes puts them; ask for that device",
             "device",
         )
     return network

@@ -118,7 +118,8 @@ class TrainingService:
         step = registry.get("pass", "merge_adapter")(merge.config)
 
         def make(out: Path) -> Mapping[str, Any]:
-            return step.apply(model, {"model": base}, out, StepContext(seed, self.workspace.bus))
+            facts: Mapping[str, Any] = step.apply(model, {"model": base}, out, StepContext(seed, self.workspace.bus))
+            return facts
 
         inputs = {"source": model, "model": base}
         config = {**merge.identity(), "seed": seed}

@@ -21,11 +21,24 @@ from components.core.errors import ConfigError, TrainingError
 from components.core.kinds import register
 from components.interfaces import StepContext, Trainer
 from components.training.config import TrainingConfig
-from components.training.rows import eval_problem, length_problem, preference_rows
+from components.training.rows import eval_problem, length_problem, padding, preference_rows
 
 Loss = Literal[
-    *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard"),
-    *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
+    "sigmoid",
+    "sigmoid_norm",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
 ]
 
 
@@ -91,7 +104,7 @@ class DpoTrainer(Trainer):
                 run=run,
                 model=network,
                 args=DPOConfig(**arguments, **own),
-                data_collator=PairCollator(run.tokenizer.pad_token_id),
+                data_collator=PairCollator(padding(run.tokenizer)),
                 train_dataset=rows,
                 eval_dataset=held_out,
                 processing_class=run.tokenizer,

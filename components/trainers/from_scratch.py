@@ -5,13 +5,12 @@
 
 From scratch means from weights that know nothing. Those of a `new` model are trained as they are; those of any other
 model are drawn anew, by the run's seed, so only its architecture and tokenizer are taken over. Texts longer than
-`max_length`, or than the model's context, are cut into pieces; conversations are never cut. What differs from `sft`
-besides: the defaults, which are those of pretraining.
+`max_length` are cut into pieces; conversations are never cut. What differs from `sft` besides: the defaults, which are
+those of pretraining.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,17 +94,10 @@ class FromScratchTrainer(SftTrainer):
         if split == "eval" and evaluate is None:
             return None
         if dataset.meta["shape"] == "text":
-            rows = text_pieces(dataset, split, run.tokenizer, min(self.config.max_length, context_of(run.model)))
+            rows = text_pieces(dataset, split, run.tokenizer, self.config.max_length)
         else:
             rows = supervised_rows(dataset, split, run.tokenizer, self.config)
         return rows.select(range(min(evaluate.rows, len(rows)))) if split == "eval" and evaluate else rows
-
-
-def context_of(model: Artifact) -> int:
-    """Tokens that fit into a model; where its configuration does not tell, any number."""
-    config = model.read_json("config.json")
-    found = config.get("max_position_embeddings") or config.get("n_positions")
-    return found if isinstance(found, int) else sys.maxsize
 
 
 def random_network(model: Artifact) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import Field
 
 from components.core.artifacts import Artifact
-from components.core.dataset import token_lengths
 from components.core.errors import TrainingError
 from components.core.kinds import register
 from components.interfaces import StepContext, Trainer

@@ -38,7 +38,7 @@ class Checkpoint:
 
     def intact(self) -> bool:
         """Whether every file still has the digest of the manifest."""
-        return hash_directory(self.path) == _manifest(self.path)["files"]
+        return bool(hash_directory(self.path) == _manifest(self.path)["files"])
 
 
 class CheckpointFolder:

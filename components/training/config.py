@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -96,7 +96,6 @@ class Launcher(StrictConfig):
         return self.processes * self.machines
 
 
-RUNGS = ("smaller_batch", "activation_checkpointing", "lower_precision", "cpu")
 Rung = Literal["smaller_batch", "activation_checkpointing", "lower_precision", "cpu"]
 
 
@@ -126,7 +125,7 @@ class TrainingConfig(StrictConfig):
     speed: Literal["auto", "rules"] | Speed = Field(
         "rules", description="rules: from the facts; auto: measured for a few steps; or said key by key"
     )
-    out_of_memory: list[Rung] = Field(list(RUNGS), description="what is tried, in order, when memory runs out")
+    out_of_memory: list[Rung] = Field(list(get_args(Rung)), description="what is tried, in order, when memory runs out")
     checkpoint: Checkpoints = Checkpoints()
     guards: Guards = Guards()
     evaluate: Evaluation | None = None

@@ -1,8 +1,8 @@
 """Learning from a teacher: its likeliest tokens, computed once and kept, or its judgement of what the student says.
 
-Offline, the teacher reads each training row once. The log-probabilities of its likeliest tokens at the trained
-positions go into one file beside the checkpoints, so neither another pass nor a killed run asks it again, and it is
-out of memory when training begins. On-policy, teacher and student both read what the student just said.
+Offline, the teacher reads each row that the run will come to, once. The log-probabilities of its likeliest tokens at
+the trained positions go into one file beside the checkpoints, so neither another pass nor a killed run asks it again,
+and it is out of memory when training begins. On-policy, teacher and student both read what the student just said.
 """
 
 from __future__ import annotations
@@ -55,24 +55,25 @@ class SafeDistillation(SafeSft):
         super().__init__(*args, **kwargs)
         if has_plain_head(self.model) and not self.lean:
             self.add_head()  # on a GPU too: TRL's knows no teacher
-        file = self.run.scratch / TEACHER
+        file, needed = self.run.scratch / TEACHER, sorted(set(self._layout()))
         with self.run.one_after_another():
-            if not file.is_file():
-                self._ask(teacher, top_k, file)
+            if not _answered(file, needed):
+                self._ask(teacher, top_k, file, needed)
         self.train_dataset = TaughtRows(self.train_dataset, file)
         self.data_collator = TaughtCollator(self.data_collator)
 
     def add_head(self) -> None:
         add_lean_head(self.model, self.run.setting.chunk, self.scored, mix=self.mix)
 
-    def _ask(self, teacher: Artifact, top_k: int, file: Path) -> None:
+    def _ask(self, teacher: Artifact, top_k: int, file: Path, needed: Sequence[int]) -> None:
         size = self.model.get_output_embeddings().weight.shape[0]
         asked = Teacher(teacher, self.args.device, self.run.setting.dtype, min(top_k, size), self.mix.temperature, size)
 
         def told(done: int) -> None:
-            self.run.emit(StageProgress(stage="train", name="teacher", done=done, total=len(self.train_dataset)))
+            self.run.emit(StageProgress(stage="train", name="teacher", done=done, total=len(needed)))
 
-        found = asked.answers(self.train_dataset, self.data_collator, self.args.per_device_train_batch_size, told)
+        size = self.args.per_device_train_batch_size
+        found = asked.answers(self.train_dataset, needed, self.data_collator, size, told)
         if self.run.main_process():
             file.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(found, file.with_suffix(".part"))
@@ -91,7 +92,7 @@ class SafeDistillation(SafeSft):
         self._metrics["train"]["cross_entropy"].append(float(nll) / positions)
         return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
-    def _parts(self, model: Any, inputs: Any, taught: Any, items: Any) -> tuple[Any, Any, Any]:
+    def _parts(self, model: Any, inputs: Any, taught: tuple[Any, Any], items: Any) -> tuple[Any, Any, Any]:
         if has_plain_head(self.model):
             found = model(**inputs, fused_lm_head=True, num_items_in_batch=items, taught=taught)
             return found.loss, found.kl, found.cross_entropy
@@ -113,27 +114,35 @@ class Teacher:
         self.device, self.dtype = device, getattr(torch, dtype)
         self.top_k, self.temperature, self.vocabulary = top_k, temperature, vocabulary
 
-    @torch.no_grad()
     def answers(
-        self, rows: Any, collate: Callable[[Any], Any], size: int, told: Callable[[int], None]
+        self,
+        rows: Any,
+        needed: Sequence[int],
+        collate: Callable[[Any], Any],
+        size: int,
+        told: Callable[[int], None],
     ) -> dict[str, torch.Tensor]:
-        """For all labelled positions, row after row: `log_probs` and `ids` (positions, k); `starts` of the rows."""
+        """For the labelled positions of the needed rows, in their order: `log_probs` and `ids` (positions, k); where
+        each row's `starts`, one that is not needed where the next one does."""
         lengths = token_lengths(rows)
-        order = sorted(range(len(rows)), key=lengths.__getitem__)
-        by_row: list[Any] = [None] * len(rows)
+        order = sorted(needed, key=lengths.__getitem__)
+        by_row: dict[int, tuple[Any, Any]] = {}
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
-            for number, found in zip(numbers, self._batch(collate([rows[number] for number in numbers])), strict=True):
-                by_row[number] = found
+            found = self._batch(collate([rows[number] for number in numbers]))
+            by_row |= dict(zip(numbers, found, strict=True))
             told(start + len(numbers))
-        counts = torch.tensor([0, *(len(ids) for _, ids in by_row)])
-        log_probs, ids = (torch.cat(tensors) for tensors in zip(*by_row, strict=True))
+        counts = torch.tensor([0, *(len(by_row[number][1]) if number in by_row else 0 for number in range(len(rows)))])
+        log_probs, ids = (torch.cat(tensors) for tensors in zip(*(by_row[n] for n in sorted(by_row)), strict=True))
         return {"log_probs": log_probs, "ids": ids, "starts": counts.cumsum(0)}
 
     def _batch(self, batch: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         labelled = batch["labels"][:, 1:] != IGNORED
         inputs = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask") if name in batch}
-        with torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32):
+        with (
+            torch.no_grad(),
+            torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
             logits = self._logits(inputs, labelled.to(self.device))[:, : self.vocabulary]
         log_probs, ids = likeliest(logits, self.top_k, self.temperature)
         counts = labelled.sum(1).tolist()
@@ -146,13 +155,24 @@ class Teacher:
         return self.network.get_output_embeddings()(hidden[labelled])
 
 
+def _starts(file: Path) -> list[int]:
+    with safe_open(file, "pt") as answers:
+        return list(answers.get_tensor("starts").tolist())
+
+
+def _answered(file: Path, needed: Sequence[int]) -> bool:
+    """Whether the teacher has been asked about all of these rows."""
+    if not file.is_file():
+        return False
+    starts = _starts(file)
+    return all(starts[number] < starts[number + 1] for number in needed)
+
+
 class TaughtRows:
     """Rows with what the teacher said about their trained positions, read from its file when they are asked for."""
 
     def __init__(self, rows: Any, file: Path) -> None:
-        self.rows, self.file = rows, file
-        with safe_open(file, "pt") as answers:
-            self.starts = answers.get_tensor("starts").tolist()
+        self.rows, self.file, self.starts = rows, file, _starts(file)
         assert len(self.starts) == len(rows) + 1
 
     def __len__(self) -> int:

@@ -59,6 +59,7 @@ class Guarded:
     lr_scheduler: Any
     accelerator: Any
     train_dataset: Any
+    eval_dataset: Any
     data_collator: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
@@ -292,9 +293,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         limit = meter.above(guards.diverged if self.run.watched else None, guards.max_loss, guards.patience)
         if limit is not None:
             raise TrainingError(
-                f"training diverged: at step {step} the loss is {meter.losses[-1]:.3g} and stayed above {limit:.3g} for "
-                f"{guards.patience} steps (it began at {meter.losses[0]:.3g}); lower learning_rate="
-                f"{self.run.config.learning_rate:g} or raise warmup_steps (or guards: {{diverged: null}} if it is meant)"
+                f"training diverged: at step {step} the loss is {meter.losses[-1]:.3g} and stayed above {limit:.3g} "
+                f"for {guards.patience} steps (it began at {meter.losses[0]:.3g}); lower learning_rate="
+                f"{self.run.config.learning_rate:g} or raise warmup_steps (guards: {{diverged: null}} if it is meant)"
             )
 
     def _refuse_memory(self, step: int, peak: float) -> None:

@@ -17,7 +17,6 @@ from trl import DPOTrainer
 from components.core.dataset import token_lengths
 from components.training.guarded import Guarded
 from components.training.rows import SIDES
-from components.training.state import load_tensors, save_tensors
 
 CHOSEN, REJECTED = SIDES["preference"]
 
@@ -70,15 +69,7 @@ class SafeDpo(Guarded, DPOTrainer):  # type: ignore[misc]
 
     def _with_reference(self, rows: Any, split: str) -> Any:
         """The rows with two columns more: how likely the untrained model finds each answer (nats, summed)."""
-        file = self.run.scratch / f"reference-{split}.safetensors"
-        with self.run.one_after_another():
-            if file.is_file():
-                found = load_tensors(file)
-            else:
-                found = self._score(rows)
-                if self.run.main_process():
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    save_tensors(found, file)
+        found = self.run.kept(f"reference-{split}.safetensors", lambda: self._score(rows))
         return _with_columns(rows, {f"ref_{name}_logps": found[name].tolist() for name in ("chosen", "rejected")})
 
     def _score(self, rows: Any) -> dict[str, Any]:
@@ -103,4 +94,6 @@ def _with_columns(rows: Any, columns: Mapping[str, list[float]]) -> Any:
     """Columns of our own beside memory-mapped ones; nothing is written."""
     from datasets import concatenate_datasets
 
+    if rows._indices is not None:  # or concatenating writes a file beside the rows
+        rows = rows.flatten_indices(keep_in_memory=True)
     return concatenate_datasets([rows, Dataset.from_dict(dict(columns))], axis=1)

@@ -99,6 +99,10 @@ class Run:
                 last = self._last_checkpoint()
 
     def _attempt(self, build: Build, setting: Setting, last: Checkpoint | None) -> dict[str, Any]:
+        import torch
+
+        from components.training.frozen import without_casts
+
         adapted = self.meter.adapted
         self.meter = Meter.restored(last.notes["meter"]) if last else Meter()
         self.meter.adapted = adapted or self.meter.adapted
@@ -107,7 +111,8 @@ class Run:
             if last:
                 self.meter.resumed_from.append(last.step)
                 self.emit(CheckpointLoaded(path=str(last.path), step=last.step))
-            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+            with without_casts(trainer.model, getattr(torch, setting.dtype)):
+                trainer.train(resume_from_checkpoint=str(last.path) if last else None)
             if self.stop.name and trainer.state.global_step < trainer.args.max_steps:
                 raise TrainingInterrupted(
                     f"stopped by {self.stop.name} after step {trainer.state.global_step} of {trainer.args.max_steps}; "
@@ -117,7 +122,10 @@ class Run:
 
     def prepare(self, build: Build, setting: Setting) -> Any:
         """The network, opened and wrapped, in its trainer."""
+        import torch
         from transformers import set_seed
+
+        from components.training.frozen import hold_frozen, may_hold
 
         self.setting = setting
         set_seed(self.context.seed)
@@ -130,6 +138,8 @@ class Run:
             set_seed(self.context.seed)
             self.scratch.mkdir(parents=True, exist_ok=True)
             network = attach(network, self.config.peft, self.family, self.scratch)
+            if setting.dtype != "float32" and may_hold(network):
+                hold_frozen(network, getattr(torch, setting.dtype))
         return build(network, self._arguments(setting))
 
     def _finish(self, trainer: Any) -> dict[str, Any]:
@@ -218,13 +228,13 @@ class Run:
         if following is None or self.config.launcher.world > 1:
             if is_out_of_memory(error):
                 raise TrainingError(
-                    f"memory ran out with {setting.micro_batch} rows of up to {self.longest} tokens, and nothing is left "
-                    f"to try (out_of_memory: {self.config.out_of_memory}); lower batch_size or max_length, or train an "
-                    "adapter (lora) instead of all weights"
+                    f"memory ran out with {setting.micro_batch} rows of up to {self.longest} tokens; nothing is "
+                    f"left to try (out_of_memory: {self.config.out_of_memory}); lower batch_size or max_length, or "
+                    "train an adapter (lora) instead of all weights"
                 ) from error
             raise error
         step = len(self.meter.losses)
-        note = {"step": step, "reason": "memory ran out", "action": difference(setting, following)}
+        note: dict[str, Any] = {"step": step, "reason": "memory ran out", "action": difference(setting, following)}
         self.meter.adapted = [*self.meter.adapted, note]
         self.emit(TrainingAdapted(**note))
         return following
@@ -254,6 +264,22 @@ class Run:
         stack = ExitStack()
         stack.enter_context(_processes().main_process_first())
         return stack
+
+    def kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Tensors that are computed once a run: found again after a kill, whole or not at all."""
+        from components.training.state import load_tensors, save_tensors
+
+        file = self.scratch / name
+        with self.one_after_another():
+            if file.is_file():
+                return load_tensors(file)
+            found = compute()
+            if self.main_process():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_name(f"{file.name}.part")
+                save_tensors(found, part)
+                part.replace(file)
+        return found
 
     def main_process(self) -> bool:
         """Whether this process is the one that writes."""

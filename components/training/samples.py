@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from components.core.chat import encode_prompt
 from components.core.dataset import rows
 from components.core.events import SampleGenerated
+from components.training.rows import padding
 
 if TYPE_CHECKING:
     from components.training.config import Samples
@@ -60,7 +61,7 @@ class SampleWriter(TrainerCallback):  # type: ignore[misc]
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                pad_token_id=self.run.tokenizer.pad_token_id or self.run.tokenizer.eos_token_id,
+                pad_token_id=padding(self.run.tokenizer),
             )
         text: str = self.run.tokenizer.decode(said[0, len(ids) :], skip_special_tokens=True)
         return text

@@ -69,7 +69,7 @@ def _dtype(device: str) -> str:
 
 
 def _threads(processes: int) -> int:
-    """What the caller of this process decided (OMP_NUM_THREADS, torch.set_num_threads); the cores, shared, if several."""
+    """What was decided for this process (OMP_NUM_THREADS, torch.set_num_threads); of several, each has its share."""
     import torch
 
     return torch.get_num_threads() if processes == 1 else max(1, machine().cores // processes)

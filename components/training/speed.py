@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from components.core.machine import machine
+from components.training.frozen import hold_frozen, may_hold, without_casts
 from components.training.setting import Setting, applied
 from components.training.state import random_state, restore_random_state
 
@@ -48,12 +49,12 @@ def _climb(bench: _Bench, setting: Setting) -> tuple[Setting, list[dict[str, Any
         if time.perf_counter() - started > max(LEAST, SHARE * bench.whole_run(best)):
             tried.append({"lever": lever, "value": value, "skipped": "measuring took a tenth of the training"})
             continue
-        way = setting.changed(**way)
-        found = bench.tokens_per_s(way)
+        other = setting.changed(**way)
+        found = bench.tokens_per_s(other)
         taken = found > best * KEPT
         tried.append(_entry(lever, value, found, found / best, taken))
         if taken:
-            setting, best = way, found
+            setting, best = other, found
     return setting, tried
 
 
@@ -140,12 +141,15 @@ class _Bench:
     def _as(self, setting: Setting) -> Iterator[Any]:
         before, checkpointing = self.attention(), setting.activation_checkpointing
         torch.set_num_threads(setting.threads)
+        if may_hold(self.network):
+            hold_frozen(self.network, getattr(torch, setting.dtype))
         if setting.attention:
             self.network.set_attn_implementation(setting.attention)
         if checkpointing:
             self.network.activation_checkpointing_enable({"use_reentrant": False})
         try:
-            yield torch.compile(self.network) if setting.compile else self.network
+            with without_casts(self.network, getattr(torch, setting.dtype)):
+                yield torch.compile(self.network) if setting.compile else self.network
         finally:
             if checkpointing:
                 self.network.activation_checkpointing_disable()

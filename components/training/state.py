@@ -51,7 +51,8 @@ def restore_weights(network: Any, saved: Mapping[str, torch.Tensor]) -> None:
 def save_optimizer(optimizer: Any, folder: Path) -> None:
     """Moments as tensors, the rest (steps, learning rates) as JSON."""
     whole = optimizer.state_dict()
-    tensors, plain = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {}
     for number, state in whole["state"].items():
         for name, value in state.items():
             (tensors if torch.is_tensor(value) else plain)[f"{number}.{name}"] = value
@@ -72,6 +73,7 @@ def load_optimizer(optimizer: Any, folder: Path) -> None:
 def random_state() -> dict[str, torch.Tensor]:
     """Where the generators of Python, numpy, torch and every visible GPU stand."""
     version, words, gauss = random.getstate()
+    keys: Any
     _, keys, position, has_gauss, cached = np.random.get_state()
     state = {
         "python": torch.tensor([version, *words], dtype=torch.int64),

@@ -10,6 +10,7 @@ from trl import SFTTrainer
 from components.training.guarded import Guarded
 from components.training.head import has_plain_head
 from components.training.packing import PIECES, PackCollator, PackedRows, check_packing, wants_flat
+from components.training.rows import padding
 
 
 class SafeSft(Guarded, SFTTrainer):  # type: ignore[misc]
@@ -30,7 +31,7 @@ class SafeSft(Guarded, SFTTrainer):  # type: ignore[misc]
         self.train_dataset = PackedRows(self.train_dataset, self.args.max_length, self.args.seed)
         if self.eval_dataset is not None:
             self.eval_dataset = PackedRows(self.eval_dataset, self.args.max_length, self.args.seed)
-        self.data_collator = PackCollator(self.processing_class.pad_token_id, flat)
+        self.data_collator = PackCollator(padding(self.processing_class), flat)
         self.run.rows_in_a_pass = len(self.train_dataset)
         self.args.max_steps = self.run.steps()  # epochs are passes over the packs
         self.run.packs = self.train_dataset.figures()

@@ -7,9 +7,8 @@ and mismatched, is computed before training and found again after a kill.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,6 @@ from components.training.config import Speed, TrainingConfig
 from components.training.guarded import Guarded
 from components.training.order import bucketed_order, shuffled_passes
 from components.training.rows import SIDES, fitting, preference_rows, supervised_rows
-from components.training.run import Run
-from components.training.state import load_tensors, save_tensors
 
 REFERENCE = ("ref_logps", "ref_KL_logps")
 
@@ -152,7 +149,7 @@ class SafeKto(Guarded, KTOTrainer):  # type: ignore[misc]
             if rows is not None:
                 rows.reference = {}
                 file = self.run.scratch / f"reference-{split}.safetensors"
-                rows.reference = kept(self.run, file, lambda rows=rows: self._score(rows))  # type: ignore[misc]
+                rows.reference = self.run.kept(file, lambda rows=rows: self._score(rows))  # type: ignore[misc]
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
@@ -177,17 +174,3 @@ class SafeKto(Guarded, KTOTrainer):  # type: ignore[misc]
         return {
             name: torch.cat([part.float().cpu() for part in parts]) for name, parts in columns if parts[0] is not None
         }
-
-
-def kept(run: Run, file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Tensors from a file, computed and written first where it is not there yet: whole, or not at all."""
-    with run.one_after_another():
-        if file.is_file():
-            return load_tensors(file)
-        found = compute()
-        if run.main_process():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f"{file.name}.part")
-            save_tensors(found, part)
-            part.replace(file)
-    return found

@@ -25,8 +25,15 @@ CURVE = 2e-5
 
 def step(processes: int, **changes: Any) -> Any:
     plain = {
-        **{"type": "sft", "max_steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 0},
-        **{"dtype": "float32", "lora": {"r": 4}, "checkpoint": {"every": 2}, "launcher": {"processes": processes}},
+        "type": "sft",
+        "max_steps": STEPS,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+        "dtype": "float32",
+        "lora": {"r": 4},
+        "checkpoint": {"every": 2},
+        "launcher": {"processes": processes},
     }
     return OfKind("trainer").parse(plain | changes)
 

@@ -190,7 +190,9 @@ def test_the_teacher_is_kept_at_the_trained_positions(school: Class, tmp_path: P
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(SafeDistillation, "training_step", look)
-        school.train(tmp_path, max_steps=1, top_k=4, temperature=2.0)
+        school.train(tmp_path / "short", max_steps=1, top_k=4)
+        assert int((kept["starts"].diff() > 0).sum()) == SMALL["batch_size"]  # asked about no row that is not used
+        school.train(tmp_path / "pass", max_steps=6, top_k=4, temperature=2.0)
     teacher = load_causal_lm(school.teacher.path)
     rows = supervised_rows(school.lab.dataset, "train", load_tokenizer(school.lab.base.path), TrainingConfig())
     for number, row in enumerate(rows):

@@ -14,7 +14,11 @@ from components.core import monitor
 from components.core.events import StageFinished
 from components.core.machine import machine
 from components.core.monitor import device_info, performance_monitor
+from components.core.recipe import parse_recipe
+from components.services.tracking import RunTracking
 from components.services.workspace import Workspace
+from components.trackers.mlflow import connect
+from tests import tiny
 
 MB = 10**6
 
@@ -178,3 +182,17 @@ def test_every_stage_is_measured(workspace: Workspace) -> None:
     assert ended[0].seconds >= 0.05
     assert ended[0].peak_memory > 50 * MB
     assert (ended[0].peak_gpu_memory, ended[0].cpu >= 0) == (0, True)
+
+
+def test_the_cost_of_a_stage_is_tracked(workspace: Workspace) -> None:
+    """Seconds, peak of memory and share of the processors of every stage are figures of the run (E34)."""
+    recipe = parse_recipe(tiny.recipe(workspace.root, Path("no/model")))
+    cost = {"seconds": 2.5, "peak_memory": 300, "cpu": 0.5, "peak_gpu_memory": 700}
+    with RunTracking(workspace, recipe) as run:
+        workspace.bus.emit(StageFinished(stage="train", name="sft", key="k", size=1, **cost))
+        workspace.bus.emit(StageFinished(stage="data", name="jsonl", key="k", size=1, seconds=0.5, peak_memory=9))
+    found = connect(workspace.root).get_run(run.run_id).data.metrics
+    trained = {"seconds": 2.5, "memory": 300, "cpu": 0.5, "gpu_memory": 700}
+    assert found.items() >= {f"{name}/train.sft": value for name, value in trained.items()}.items()
+    assert found["memory/data.jsonl"] == 9
+    assert "gpu_memory/data.jsonl" not in found

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from components.core.errors import ConfigError
+from components.core.kinds import registry
 from components.core.recipe import load_recipe, parse_recipe
 from tests import tiny
 from tests.conftest import ROOT
@@ -182,3 +183,53 @@ def test_recipe_is_frozen(plain: Plain) -> None:
         recipe.seed = 3
     with pytest.raises(ValueError, match="frozen"):
         recipe.train[0].config.max_steps = 3
+
+
+AFTER = ("optimize", "benchmark", "gate", "register")
+"""Sections that come after training."""
+
+
+def without(plain: Plain, *sections: str) -> Plain:
+    return {name: value for name, value in plain.items() if name not in sections}
+
+
+def test_recipes_that_only_train(plain: Plain) -> None:
+    """Everything after training may be left out, also where the result is an adapter; the dump parses again (B17)."""
+    recipe = parse_recipe(without(plain, *AFTER))
+    assert (recipe.optimize, recipe.benchmark, recipe.gate, recipe.register_as) == ({}, [], [], None)
+    assert (recipe.judged, recipe.trained_kind) == (False, "adapter")
+    assert parse_recipe(recipe.dump()).dump() == recipe.dump()
+
+
+def test_recipes_that_end_early(plain: Plain) -> None:
+    """Base and trained may be measured without variants, and variants made without being measured: no verdict then."""
+    assert not parse_recipe(without(plain, "optimize", "gate", "register")).judged
+    assert not parse_recipe(without(plain, "benchmark", "gate", "register")).judged
+    assert parse_recipe(plain).judged
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        (("optimize",), ["optimize: name at least one variant"]),
+        (("benchmark",), ["benchmark: name at least one benchmark"]),
+        (("optimize", "register"), ["optimize: name at least one variant"]),
+        (("benchmark", "register"), ["benchmark: name at least one benchmark"]),
+        (("optimize", "benchmark", "gate"), ["optimize: name", "benchmark: name", "gate: a recipe that registers"]),
+    ],
+)
+def test_gates_and_registration_need_the_rest(plain: Plain, missing: tuple[str, ...], expected: list[str]) -> None:
+    """What a gate judges, and what a registration rests on, cannot be left out (F5)."""
+    found = problems(without(plain, *missing))
+    assert len(found) == len(expected)
+    assert all(problem.startswith(start) for problem, start in zip(found, expected, strict=True))
+
+
+def test_results_that_nothing_runs(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training step may end with something that no backend runs (a reward model); measuring it is refused."""
+    trainer = registry.get("trainer", "sft")
+    monkeypatch.setattr(trainer, "produces_kind", classmethod(lambda cls, config: "reward_model"))
+    assert parse_recipe(without(plain, *AFTER)).trained_kind == "reward_model"
+    (problem,) = problems(without(plain, "optimize", "gate", "register"))
+    assert problem.startswith("benchmark: nothing here runs an artifact of kind 'reward_model'")
+    assert "adapter, model, onnx" in problem

@@ -138,7 +138,7 @@ def test_mistakes_are_refused(schema: Plain, plain: Plain, key: str, value: Any)
         parse_recipe(plain)
 
 
-@pytest.mark.parametrize("section", ["name", "model", "data", "train", "optimize", "benchmark"])
+@pytest.mark.parametrize("section", ["name", "model", "data", "train"])
 def test_required_sections(schema: Plain, plain: Plain, section: str) -> None:
     """A missing section is refused, unless an extended file may bring it (A38, C55)."""
     del plain[section]

@@ -121,16 +121,6 @@ def test_long_texts_are_trained_on(base: Artifact, texts: Artifact, tmp_path: Pa
     assert (unpacked["steps"], "packs" in unpacked) == (2, False)
 
 
-def test_pieces_fit_the_model(base: Artifact, texts: Artifact, tmp_path: Path) -> None:
-    """A `max_length` above the model's context cuts at the context."""
-    base = base.model_copy(update={"path": tmp_path / "base"})
-    tiny.network(max_position_embeddings=16).save_pretrained(base.path)
-    tiny.tokenizer().save_pretrained(base.path)
-    assert trained(base, texts, tmp_path / "out", max_length=1000, max_steps=1)["rows"] == sum(
-        -(-(length + 1) // 16) for length in LENGTHS
-    )
-
-
 def test_trained_weights_are_drawn_anew(base: Artifact, texts: Artifact, tmp_path: Path) -> None:
     """From scratch: of a trained model only the architecture is taken over, with weights by the run's seed."""
     for name, seed in (("1", 1), ("2", 1), ("3", 2)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +301,7 @@ def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
 
 
 @pytest.fixture
-def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Forward passes over more than two rows fail, as an allocator does."""
     from components.training.supervised import SafeSft
 
@@ -315,7 +314,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return compute(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(SafeSft, "compute_loss", limited)
-    yield sizes
+    return sizes
 
 
 def test_out_of_memory_goes_on_smaller(lab: Any, tmp_path: Path, short_of_memory: list[int]) -> None:
