@@ -6,6 +6,7 @@ postmill config schema > postmill.schema.json
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 from components.core.kinds import registry
@@ -13,6 +14,7 @@ from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, Action, recipe
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 LAYER = ".layer"
+HERE = "#/$defs/"
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -27,6 +29,7 @@ def recipe_schema() -> dict[str, Any]:
     recipe = _linked(schema, used)
     for kind in sorted(used):
         definitions[kind] = _any_of(kind, definitions)
+    definitions = _shared(definitions)
     variants = recipe["properties"]["optimize"]
     others = [{"enum": _sound("preset")}, {"type": "null", "description": "no such variant"}]
     variants["additionalProperties"] = {"anyOf": [variants["additionalProperties"], *others]}
@@ -37,8 +40,8 @@ def recipe_schema() -> dict[str, Any]:
         "$schema": DRAFT,
         "title": "Postmill recipe",
         "if": {"required": ["extends"]},
-        "then": {"$ref": f"#/$defs/recipe{LAYER}"},
-        "else": {"$ref": "#/$defs/recipe"},
+        "then": {"$ref": f"{HERE}recipe{LAYER}"},
+        "else": {"$ref": f"{HERE}recipe"},
         "$defs": definitions,
     }
 
@@ -65,8 +68,30 @@ def _linked(node: Any, used: set[str]) -> Any:
         return node
     if KIND_MARK in node:
         used.add(node[KIND_MARK])
-        return {"$ref": f"#/$defs/{node[KIND_MARK]}"}
+        return {"$ref": f"{HERE}{node[KIND_MARK]}"}
     return {key: _linked(value, used) for key, value in node.items()}
+
+
+def _shared(definitions: dict[str, Any]) -> dict[str, Any]:
+    """What several components hold (`lora`, `data`, ...) once, under the first one's name or the recipe's own."""
+    while True:
+        ordered = sorted(definitions, key=lambda name: ("." in name, name))
+        first: dict[str, str] = {}
+        same = {name: first.setdefault(json.dumps(definitions[name], sort_keys=True), name) for name in ordered}
+        # kinds and the recipe's own keep their names; a definition may be found equal once those it holds are
+        gone = {f"{HERE}{name}": f"{HERE}{other}" for name, other in same.items() if name != other and "." in name}
+        if not gone:
+            return definitions
+        kept = (name for name in definitions if f"{HERE}{name}" not in gone)
+        definitions = {name: _renamed(definitions[name], gone) for name in kept}
+
+
+def _renamed(node: Any, names: dict[str, str]) -> Any:
+    if isinstance(node, list):
+        return [_renamed(item, names) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: names.get(value, value) if key == "$ref" else _renamed(value, names) for key, value in node.items()}
 
 
 def _sound(kind: str) -> list[str]:
@@ -83,7 +108,7 @@ def _rules(definitions: dict[str, Any]) -> dict[str, Any]:
     short = {"enum": list(get_args(Action)), "description": "what to do with a row that breaks it"}
     named = {name: {"anyOf": [short, _without_type(_component("rule", name, definitions))]} for name in _sound("rule")}
     definitions["rule"] = _any_of("rule", definitions)
-    return {"type": "object", "properties": named, "additionalProperties": {"$ref": "#/$defs/rule"}}
+    return {"type": "object", "properties": named, "additionalProperties": {"$ref": f"{HERE}rule"}}
 
 
 def _without_type(component: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +118,7 @@ def _without_type(component: dict[str, Any]) -> dict[str, Any]:
 def _component(kind: str, name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """One alternative of a kind: `type` fixed to its name, and its own keys."""
     cls = registry.get(kind, name)
-    schema = cls.Config.model_json_schema(ref_template=f"#/$defs/{kind}.{name}.{{model}}")
+    schema = cls.Config.model_json_schema(ref_template=f"{HERE}{kind}.{name}.{{model}}")
     inner: set[str] = set()
     for title, definition in schema.pop("$defs", {}).items():
         definitions[f"{kind}.{name}.{title}"] = _linked(definition, inner)

@@ -104,7 +104,7 @@ class DpoTrainer(Trainer):
                 run=run,
                 model=network,
                 args=DPOConfig(**arguments, **own),
-                data_collator=PairCollator(padding(run.tokenizer)),
+                data_collator=PairCollator(padding(run.tokenizer), run.setting.pad_to),
                 train_dataset=rows,
                 eval_dataset=held_out,
                 processing_class=run.tokenizer,

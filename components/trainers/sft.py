@@ -59,7 +59,11 @@ class SftTrainer(Trainer):
         held_out = eval_rows(dataset, run.tokenizer, self.config)
 
         def build(network: Any, arguments: dict[str, Any]) -> SafeSft:
-            given = {"max_length": self.config.max_length, "dataset_kwargs": {"skip_prepare_dataset": True}}
+            given = {
+                "max_length": self.config.max_length,
+                "pad_to_multiple_of": run.setting.pad_to,
+                "dataset_kwargs": {"skip_prepare_dataset": True},
+            }
             return SafeSft(
                 run=run,
                 model=network,

@@ -22,6 +22,8 @@ from components.training.divergence import Mix, TaughtOutput, taught_loss
 
 CHUNK = 2048
 """Positions whose logits are held at once; more are computed in pieces, and once more on the way back."""
+ROUND = 64
+"""Positions that the head multiplies are a multiple of this where kernels are compiled for each number."""
 ALTERED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
 
@@ -89,13 +91,22 @@ def total_loss(head: Any, hidden: Any, labels: Any, chunk: int) -> Any:
 
 
 def _negative_log_likelihood(head: Any, hidden: Any, labels: Any) -> Any:
-    return functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+    return functional.cross_entropy(logits_of(head, hidden), labels, reduction="sum")
+
+
+def logits_of(head: Any, hidden: Any) -> Any:
+    """float32 logits of positions, shape (positions, vocabulary)."""
+    count = len(hidden)
+    if hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # oneDNN compiles a kernel for each new number of positions, and keeps it; there are few multiples
+        hidden = functional.pad(hidden, (0, 0, 0, -count % ROUND))
+    return head(hidden)[:count].float()
 
 
 def _scored(
     head: Any, hidden: Any, labels: Any, labelled: Any, temperature: float, entropy: bool
 ) -> FusedCausalLMOutput:
-    logits, wanted = head(hidden[labelled]).float(), labels[labelled]
+    logits, wanted = logits_of(head, hidden[labelled]), labels[labelled]
     if temperature != 1.0:
         logits = logits / temperature
     found = -functional.cross_entropy(logits, wanted, reduction="none")

@@ -26,10 +26,12 @@ class PairCollator:
     """Chosen answers above, rejected ones below, padded on the right: what TRL's preference losses read."""
 
     pad: int
+    multiple: int = 1
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         sides = [(row[f"{side}input_ids"], row[f"{side}spans"]) for side in (CHOSEN, REJECTED) for row in rows]
-        width = max(len(ids) for ids, _ in sides)
+        longest = max(len(ids) for ids, _ in sides)
+        width = longest + -longest % self.multiple
         batch = {
             "input_ids": torch.tensor([[*ids, *[self.pad] * (width - len(ids))] for ids, _ in sides]),
             "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in sides]),

@@ -28,6 +28,8 @@ from tests import tiny
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -142,6 +144,33 @@ def test_the_trainer_trains(lab: Any, clean: None, tmp_path: Path, monkeypatch: 
     trained = TrainingService(lab.workspace).train(spec, lab.base, lab.dataset, 17)
     before, after = weights(lab.base.path), weights(trained.path)
     assert [name for name in before if not (before[name] == after[name]).all()] == ["model.norm.weight"]
+
+
+def test_the_trainer_on_trl_is_guarded(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's trainer on TRL adds noise to fine-tuning, and leaves the figures of any run (R7)."""
+    load("A trainer on TRL", tmp_path, monkeypatch)
+    common = {"max_steps": 2, "batch_size": 2, "dtype": "float32", "lora": {"r": 4}}
+    noisy, plain = ({"type": "noisy_sft", "noise": 50.0, **common}, {"type": "sft", **common})
+    steps = parse_recipe(tiny.recipe(tmp_path, lab.base.path, train=[noisy, plain])).train
+    service = TrainingService(lab.workspace)
+    found = [service.train([spec], lab.base, lab.dataset, 17).meta for spec in steps]
+    assert found[0]["losses"] != found[1]["losses"]
+    assert found[0].keys() >= {"tokens_per_s", "grad_norms", "speed"}
+
+
+def test_the_callback_stops(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's callback ends training early."""
+    load("A callback", tmp_path, monkeypatch)
+    step = {"type": "sft", "max_steps": 9, "callbacks": [{"type": "good_enough", "loss": 100.0, "steps": 2}]}
+    spec = parse_recipe(tiny.recipe(tmp_path, lab.base.path, train=[step | {"lora": {"r": 4}}])).train
+    assert TrainingService(lab.workspace).train(spec, lab.base, lab.dataset, 17).meta["steps"] == 2
+
+
+def test_the_reward_scores(clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's reward gives each answer the share of its words."""
+    load("A reward", tmp_path, monkeypatch)
+    reward = registry.create("reward", "mentions", words=["refund", "order"])
+    assert reward.score([[]] * 3, ["Your refund, your order", "REFUND", ""], [{}] * 3) == [1.0, 0.5, 0.0]
 
 
 def test_the_pass_prunes(lab: Any, clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,3 +313,21 @@ def test_the_data_guide_is_valid(text: tuple[str, str]) -> None:
     fragment = yaml.safe_load(text[1])
     if "data" in fragment:
         assert DataSection.model_validate(fragment["data"]).readers()
+
+
+@pytest.mark.parametrize("code", [code for kind, code in FENCE.findall(TRAINING + README) if kind == "yaml"])
+def test_the_training_guide_is_valid(code: str, plain: dict[str, Any]) -> None:
+    """Every recipe, and every part of one, of the training guide and the README is accepted as it stands (A36)."""
+    required = {name: plain[name] for name in ("name", "model", "data", "train")}
+    recipe = parse_recipe(required | yaml.safe_load(code))
+    assert all(spec.build() for spec in recipe.train)
+
+
+@pytest.mark.parametrize("code", [code for kind, code in FENCE.findall(TRAINING) if kind == "python"])
+def test_the_training_guide_runs(
+    code: str, plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of the training guide trains, evaluates and resumes the tiny model (A36)."""
+    tiny.write_recipe(tmp_path / "recipe.yaml", plain)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/training.md", "exec"), {})

@@ -93,6 +93,16 @@ def test_every_component_is_in_it(schema: Plain, kind: str) -> None:
         assert entry["additionalProperties"] is False
 
 
+def test_what_components_share_stands_there_once(schema: Plain, plain: Plain) -> None:
+    """No two definitions inside components are alike; rows of a step are checked as those of the recipe are (A38)."""
+    inner = [json.dumps(found) for name, found in schema["$defs"].items() if "." in name and ".layer" not in name]
+    assert len(inner) == len(set(inner))
+    plain["train"][0]["data"] = deepcopy(plain["data"]) | {"contract": {"rules": {"too_long": {"max_chars": 1}}}}
+    assert accepts(schema, plain)
+    put(plain, "train.0.data.contract.rules.too_long", {"max_char": 1})
+    assert not accepts(schema, plain)
+
+
 @pytest.mark.parametrize("name", registry.names("preset"))
 def test_presets_are_accepted(schema: Plain, plain: Plain, name: str) -> None:
     """The name of a preset may stand for a chain of passes, the name of nothing may not (A38)."""
