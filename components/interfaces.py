@@ -143,6 +143,9 @@ class Reward(Component, ABC):
 class TrainingCallback(Component, ABC):
     """Looks on while a model is trained, and may step in: `train: [{type: sft, callbacks: [{type: ema}]}]`."""
 
+    replaces_result: ClassVar[bool] = False
+    """Whether it puts other weights in the place of the trained ones when training ends."""
+
     @abstractmethod
     def hook(self) -> Any:
         """A `transformers.TrainerCallback`; with `tensors() -> dict` and `restore(dict)` its state survives kills."""

@@ -87,7 +87,7 @@ def validate(recipe: Recipe, base: Artifact) -> Artifact:
     """Rows that passed the contract, as tokens of the base model."""
     service = current().get(DataService)
     dataset = service.validate(recipe.data, base)
-    service.require(recipe, dataset)
+    service.require(recipe, dataset, base)
     return dataset
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
+from components.core.families import family_of
 from components.core.health import Health
 from components.core.kinds import register
 from components.core.machine import machine
@@ -27,18 +28,21 @@ class TorchBackend(Backend):
 
     config: Config
     _model: Any = None
+    _together = True
 
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
         dtype = machine().dtype() if self.config.dtype == "auto" else self.config.dtype
         self._tokenizer = load_tokenizer(artifact.path)
         if artifact.kind == "model":
             self._model = load_causal_lm(artifact.path, dtype)
+            self._together = _padded_left(artifact)
             return
         if "model" not in parents:
             raise ModelLoadError(f"the adapter {artifact.digest[:12]} needs its base model, which was not given")
         # merged in float32: adding a small update to bfloat16 weights would lose most of it
         merged = load_adapter(load_causal_lm(parents["model"].path), artifact.path).merge_and_unload()
         self._model = merged.to(_torch_dtype(dtype))
+        self._together = _padded_left(parents["model"])
 
     def close(self) -> None:
         self._model = None
@@ -53,6 +57,11 @@ class TorchBackend(Backend):
         return self._tokenizer
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+        if self._together:
+            return self._answers(prompts, max_new_tokens)
+        return [answer for prompt in prompts for answer in self._answers([prompt], max_new_tokens)]
+
+    def _answers(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
         import torch
 
         pad = self._tokenizer.pad_token_id
@@ -96,6 +105,11 @@ class TorchBackend(Backend):
 
         with torch.inference_mode():
             return self._model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float().numpy()
+
+
+def _padded_left(model: Artifact) -> bool:
+    """Whether prompts of several lengths can be continued together; models of some family might not bear it."""
+    return family_of(model.path, str(model.meta.get("name", ""))).padding_side == "left"
 
 
 def _torch_dtype(name: str) -> Any:

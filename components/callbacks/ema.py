@@ -21,6 +21,8 @@ from components.interfaces import TrainingCallback
 class Ema(TrainingCallback):
     """The average of the weights over the last steps becomes the result (Polyak and Juditsky 1992)."""
 
+    replaces_result = True
+
     class Config(StrictConfig):
         decay: float = Field(0.99, gt=0, lt=1, description="weight of the past at every step")
 
@@ -39,7 +41,8 @@ class Ema(TrainingCallback):
                 if not self.average:
                     self.average = {name: weight.clone() for name, weight in now.items()}
                 for name, weight in now.items():
-                    self.average[name].lerp_(weight, 1 - decay)
+                    # a restored average comes from a file, so it is not yet where the weights are
+                    self.average[name] = self.average[name].to(weight.device).lerp_(weight, 1 - decay)
 
             def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
                 # also when training was told to stop: the checkpoint of that step holds the weights themselves

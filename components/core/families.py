@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ class Layers(StrictConfig):
 
 
 class Generation(StrictConfig):
-    """Sampling as the makers publish it; None where they publish nothing."""
+    """Sampling as the makers publish it; None where they publish nothing. For people: Postmill answers greedily."""
 
     temperature: NonNegativeFloat | None = None
     top_p: float | None = Field(None, gt=0, le=1)
@@ -146,6 +146,26 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelLoadError(f"'{directory / 'config.json'}' is not a mapping")
     return config
+
+
+SAMPLING = "generation_config.json"
+
+
+def facts(directory: Path, name: str = "") -> dict[str, Any]:
+    """What a person may want to know of a model directory: its family, its sizes, and how its makers sample from it.
+
+    A generation_config.json beside the weights goes first.
+    """
+    family = family_of(directory, name)
+    sampling = family.generation.model_dump(exclude_none=True) | _own_sampling(directory)
+    shape = {key: size for key, size in asdict(sizes(directory)).items() if size is not None}
+    return {"family": family.name, "sizes": shape, "generation": sampling}
+
+
+def _own_sampling(directory: Path) -> dict[str, Any]:
+    file = directory / SAMPLING
+    own = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {key: own[key] for key in Generation.model_fields if own.get(key) is not None}
 
 
 # ------------------------------------------------------------ how large

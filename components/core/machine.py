@@ -28,6 +28,11 @@ class Machine:
     memory: int
     bf16: bool
 
+    def arithmetic(self) -> str:
+        """What decides how sums are rounded here: the processor, threads, the fast dtype, GPUs that may be used."""
+        threads = os.environ.get("OMP_NUM_THREADS") or str(self.cores)
+        return ", ".join([self.processor, f"{self.cores} cores", f"{threads} threads", self.dtype(), *_gpus()])
+
     def dtype(self) -> str:
         """The dtype that is fast here for training and batched generation: bf16 with hardware support, else fp32."""
         return "bfloat16" if self.bf16 else "float32"
@@ -45,6 +50,15 @@ def machine() -> Machine:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         bf16="avx512_bf16" in flags or "amx_bf16" in flags,
     )
+
+
+def _gpus() -> list[str]:
+    """Names of NVIDIA's GPUs, unless this process is told to use none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return []
+    texts = [_read(str(file)) for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    lines = [line for text in texts for line in text.splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
 
 
 def _read(path: str) -> str:

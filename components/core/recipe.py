@@ -277,6 +277,12 @@ class Recipe(StrictConfig):
     def _train_problems(self) -> Iterable[str]:
         if not any(spec.enabled and spec.required for spec in self.train):
             yield "train: at least one step must be switched on and required; else an untrained model could pass"
+        folders = [
+            str(getattr(spec.config, "checkpoint", None) and spec.config.checkpoint.folder) for spec in self.train
+        ]
+        for position, folder in enumerate(folders):
+            if folder != "None" and folder in folders[:position]:
+                yield f"train.{position}: checkpoint.folder '{folder}' is that of another step; name one of its own"
         for position, spec in enumerate(self.train):
             if not spec.required and spec.component.produces_kind(spec.config) != "model":
                 yield f"train.{position}: a step that gives an adapter cannot be optional (required: false)"

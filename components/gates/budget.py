@@ -5,7 +5,6 @@ gate: [{type: budget, max: {bytes: 300MB, mean_kl: 0.1}, min: {tokens_per_s: 20}
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -13,27 +12,15 @@ from pydantic import BeforeValidator
 
 from components.core.component import StrictConfig
 from components.core.kinds import register
-from components.core.machine import human_bytes
+from components.core.machine import bytes_of, human_bytes
 from components.interfaces import Check, Gate, Scoreboard
-
-UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _quantity(value: Any) -> Any:
-    """`"120MB"` -> 120000000.0; anything else is left for pydantic to judge."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
-    if not match:
-        return value
-    if match[2].upper() not in UNITS:
-        raise ValueError(f"unknown unit '{match[2]}'; known: {', '.join(u for u in UNITS if u)}")
-    return float(match[1]) * UNITS[match[2].upper()]
 
 
 def _show(name: str, value: float) -> str:
     return human_bytes(value) if name in ("bytes", "peak_rss") else f"{value:,.4g}"
 
 
-Quantity = Annotated[float, BeforeValidator(_quantity, json_schema_input_type=float | str)]
+Quantity = Annotated[float, BeforeValidator(bytes_of, json_schema_input_type=float | str)]
 
 
 @register("gate", "budget")

@@ -24,10 +24,11 @@ from typing import Any
 from components.core import errors
 from components.core.artifacts import Artifact, write_json
 from components.core.errors import PostmillError, TrainingError
-from components.core.events import Event, EventBus, catalogue
+from components.core.events import Event, EventBus
 from components.core.machine import machine
 from components.core.recipe import Spec
 from components.interfaces import StepContext
+from components.services.application import opened_settings
 
 JOB, EVENTS, FIGURES, FAILURE = "job.json", "events.jsonl", "figures.json", "failure-{}.json"
 LAST_WORDS = 8
@@ -52,8 +53,10 @@ def launch(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: S
 
 
 def _job(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> dict[str, Any]:
+    settings = opened_settings()
     return {
         "step": spec.dump(),
+        "settings": settings.model_dump(mode="json", exclude={"sinks"}) if settings else None,  # none is opened there
         "model": model.model_dump(mode="json"),
         "dataset": dataset.model_dump(mode="json"),
         "out": str(out),
@@ -118,7 +121,8 @@ def _events_passed_on(path: Path, bus: EventBus) -> Iterator[None]:
 
 
 def _follow(path: Path, bus: EventBus, done: threading.Event) -> None:
-    classes: dict[str, type[Event]] = {cls.topic: cls for cls in catalogue()}
+    # those of plugins too: what a plugin's trainer tells there is heard here
+    classes: dict[str, type[Event]] = {cls.topic: cls for cls in Event.__subclasses__()}
     with path.open("r", encoding="utf-8") as lines:
         kept = ""
         while True:

@@ -12,8 +12,10 @@ from typing import Any
 from components.core.artifacts import Artifact, write_json
 from components.core.events import Event, EventBus
 from components.core.recipe import OfKind, Spec
+from components.core.settings import Settings, load_settings
 from components.interfaces import StepContext
 from components.services._launch import EVENTS, FAILURE, FIGURES, JOB
+from components.services.application import Application
 
 
 def main(place: Path) -> None:
@@ -30,7 +32,7 @@ def main(place: Path) -> None:
         failure = {"type": type(error).__name__, "message": str(error), "time": time.time()}
         write_json(place / FAILURE.format(rank), failure)
         raise
-    if rank == 0:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # on each machine somebody waits for them
         write_json(place / FIGURES, figures)
     from torch.distributed import destroy_process_group, is_initialized
 
@@ -39,6 +41,13 @@ def main(place: Path) -> None:
 
 
 def _train(job: dict[str, Any], bus: EventBus) -> dict[str, Any]:
+    """Train with the plugins of the process that asked for it. Their handlers hear nothing here: they do there."""
+    said = job.get("settings")
+    with Application(Settings.model_validate(said) if said else load_settings()):
+        return _trained(job, bus)
+
+
+def _trained(job: dict[str, Any], bus: EventBus) -> dict[str, Any]:
     spec: Spec | None = OfKind("trainer").parse(job["step"])
     assert spec is not None
     model, dataset = (Artifact.model_validate(job[name]) for name in ("model", "dataset"))

@@ -193,6 +193,12 @@ def current() -> Scope:
     return scope
 
 
+def opened_settings() -> Settings | None:
+    """The settings of the application that the caller has opened, for a process that must know the same plugins."""
+    opened = _application.get(None)
+    return opened.settings if opened is not None else None
+
+
 @contextmanager
 def application() -> Iterator[Application]:
     """The application that the caller has opened, or one of our own."""

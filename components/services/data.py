@@ -73,11 +73,17 @@ class DataService:
         dataset = self.workspace.stage("data", "rows", _parts(section, readers), config, {}, "dataset", make)
         return dataset.model_copy(update={"meta": {**dataset.meta, "changed": changed}})
 
-    def require(self, recipe: Recipe, dataset: Artifact) -> None:
-        """A DataError if a trainer or the benchmarks of the recipe cannot use the rows: told before any work."""
+    def require(self, recipe: Recipe, dataset: Artifact, model: Artifact | None = None) -> None:
+        """A DataError if a trainer or the benchmarks of the recipe cannot use the rows: told before any work.
+
+        With the base `model`, the rows that a training step has of its own are validated too.
+        """
         for section in ("train", "benchmark"):
             for position, spec in enumerate(getattr(recipe, section)):
-                problem = spec.build().problem(dataset) if spec.enabled and spec.required else None
+                if not (spec.enabled and spec.required):
+                    continue
+                own = getattr(spec.config, "data", None)
+                problem = spec.build().problem(self.validate(own, model) if own else dataset)
                 if problem:
                     raise DataError(f"{section}.{position} ({spec.type}): {problem}")
 

@@ -8,6 +8,7 @@ models.save(network.merge_and_unload(), tokenizer, "merged")
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from components.core.artifacts import Artifact, hash_directory
 from components.core.component import StrictConfig
 from components.core.errors import ConfigError, ModelLoadError
 from components.core.events import ModelLoaded
+from components.core.families import facts as family_facts
 from components.core.kinds import registry, service
 from components.core.machine import machine
 from components.core.recipe import Spec
@@ -31,6 +33,8 @@ from components.core.safeload import check_model_directory, explained, load_adap
 from components.interfaces import ModelSource
 from components.services.workspace import Workspace
 from components.training.adapters import Lora, quantization_config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class ModelService:
         def make(out: Path) -> Mapping[str, Any]:
             facts = source.fetch(out)
             check_model_directory(out)
-            return facts
+            return {**facts, **_described(out, str(facts.get("name", "")))}
 
         identity = {"type": spec.type, **source.identity()}
 
@@ -160,6 +164,16 @@ class ModelService:
 
             identity = {"type": "saved", "name": name, "files": hash_directory(written)}
             return self.workspace.stage("model", name, [], identity, {}, "model", make)
+
+
+def _described(directory: Path, name: str) -> dict[str, Any]:
+    """Family, sizes and sampling for the manifest; nothing of a model that cannot be described (only ONNX, damaged):
+    what is wrong with it is said, with the remedy, by who opens it."""
+    try:
+        return {"profile": family_facts(directory, name)}
+    except Exception as error:  # any configuration at all may stand there
+        log.debug("no facts about %s: %s", directory, error)
+        return {}
 
 
 def _device(wanted: str) -> str:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from components.core.errors import StepSkipped
+from components.core.errors import StepSkipped, TrainingInterrupted
 from components.core.events import EventBus, StageSkipped
 from components.core.recipe import Spec
 from components.core.secret import masked
@@ -24,7 +24,7 @@ def optional(spec: Spec, bus: EventBus, stage: str, name: str) -> Iterator[None]
         raise _skipped(bus, stage, name, "switched off in the recipe (enabled: false)")
     try:
         yield
-    except StepSkipped:
+    except (StepSkipped, TrainingInterrupted):  # who asked for an end does not mean this step alone
         raise
     except Exception as error:
         if spec.required:

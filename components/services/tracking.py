@@ -1,4 +1,8 @@
-"""Writes what happens on the bus into a tracker: losses while training, figures of every benchmark, stage times."""
+"""Writes what happens on the bus into a tracker: losses while training, figures of every benchmark, stage times.
+
+`train/loss` where the recipe has one training step; of several, each has a name of its own: `train/1-sft/loss`,
+`train/2-dpo/loss`, and so for `eval/`, `speed/` and their tags.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ from components.core.events import (
     TrainingAdapted,
     TrainingEvaluated,
     TrainingFinished,
+    TrainingStarted,
     TrainStep,
 )
 from components.core.kinds import service
@@ -108,6 +113,8 @@ class RunTracking:
         self.run_id = ""
         self._waiting: dict[str, list[tuple[int, dict[str, float]]]] = {name: [] for name in self.trackers.trackers}
         self._steps = 0
+        self._at = self._last = -1  # the training step of the recipe that is on, and the last of its steps written
+        self._training = False
         self._samples: list[SampleGenerated] = []
         self._off: list[Callable[[], None]] = []
 
@@ -121,6 +128,7 @@ class RunTracking:
         bus = self.workspace.bus
         bus.emit(RunStarted(recipe=self.recipe.name, run_id=self.run_id, digest=digest, plugins=self.plugins))
         handlers: dict[type[Event], Callable[[Any], None]] = {
+            TrainingStarted: self._on_training_started,
             SpeedChosen: self._on_speed,
             CheckpointLoaded: self._on_resumed,
             TrainStep: self._on_step,
@@ -182,10 +190,36 @@ class RunTracking:
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
             self.trackers.file(path)
 
+    # ------------------------------------------------------------ which training step
+
+    def _on_training_started(self, event: TrainingStarted) -> None:
+        tried_again = self._training and self.recipe.train[self._at].type == event.trainer
+        if not tried_again:
+            self._pass_on_to(event.trainer)
+        self._training, self._last = self._at >= 0, -1
+
+    def _pass_on_to(self, trainer: str) -> None:
+        """The next training step of this type, in the order of the recipe, has its turn."""
+        later = range(self._at + 1, len(self.recipe.train))
+        self._at = next((at for at in later if self.recipe.train[at].type == trainer), self._at)
+        self._last = -1
+
+    def _own(self, after: str) -> str:
+        """`1-sft/` of several training steps, nothing of one."""
+        steps = [at for at, spec in enumerate(self.recipe.train) if spec.enabled]
+        if len(steps) < 2 or self._at not in steps:
+            return ""
+        return f"{steps.index(self._at) + 1}-{self.recipe.train[self._at].type}{after}"
+
+    # ------------------------------------------------------------ what happens
+
     def _on_step(self, event: TrainStep) -> None:
+        if event.step <= self._last:
+            return
+        self._last = event.step
         measured = {"loss": event.loss, **event.figures, "tokens_per_s": event.tokens_per_s}
         for waiting in self._waiting.values():
-            waiting.append((event.step, _under("train/", measured)))
+            waiting.append((event.step, _under(f"train/{self._own('/')}", measured)))
             del waiting[:-KEPT_STEPS]
         # one write for ten steps: a database transaction each step would cost more than it tells
         self._steps += 1
@@ -208,31 +242,38 @@ class RunTracking:
         self.trackers.metrics([(0, values)])
 
     def _on_speed(self, event: SpeedChosen) -> None:
-        tags = {f"speed.{name}": str(value)[:500] for name, value in event.choice.items()}
+        at = f"speed.{self._own('.')}"
+        tags = {f"{at}{name}": str(value)[:500] for name, value in event.choice.items()}
         if event.tried:
-            tags["speed.tried"] = json.dumps([dict(attempt) for attempt in event.tried], default=str)[:2000]
+            tags[f"{at}tried"] = json.dumps([dict(attempt) for attempt in event.tried], default=str)[:2000]
         self.trackers.tag(tags)
         # a curve over the attempts; the choice stands before them, at 0
-        points = [_numbers("speed/", values) for values in (event.choice, *event.tried)]
+        points = [_numbers(f"speed/{self._own('/')}", values) for values in (event.choice, *event.tried)]
         self.trackers.metrics([(number, figures) for number, figures in enumerate(points) if figures])
 
     def _on_resumed(self, event: CheckpointLoaded) -> None:
-        self.trackers.tag({"postmill.resumed_from": f"step {event.step}, {event.path}"})
+        self._last = event.step
+        named = f"{self._own(': ')}step {event.step}, {event.path}"
+        self.trackers.tag({"postmill.resumed_from": named})
 
     def _on_evaluated(self, event: TrainingEvaluated) -> None:
-        self.trackers.metrics([(event.step, _numbers("eval/", event.figures))])
+        self.trackers.metrics([(event.step, _numbers(f"eval/{self._own('/')}", event.figures))])
 
     def _on_adapted(self, event: TrainingAdapted) -> None:
-        self.trackers.tag({f"postmill.adapted.{event.step}": masked(f"{event.reason}; {event.action}")[:500]})
+        self._last = -1  # from the beginning, or from a checkpoint, which is told next
+        self.trackers.tag(
+            {f"postmill.adapted.{self._own('.')}{event.step}": masked(f"{event.reason}; {event.action}")[:500]}
+        )
 
     def _on_training_finished(self, event: TrainingFinished) -> None:
         self._flush()
-        self._figures(_numbers("train/total_", event.figures))
+        self._figures(_numbers(f"train/{self._own('/')}total_", event.figures))
 
     def _on_benchmark(self, event: BenchmarkMeasured) -> None:
         self._figures({f"{event.subject}/{name}": v for name, v in event.metrics.items()})
 
     def _on_stage_finished(self, event: StageFinished) -> None:
+        self._training = self._training and event.stage != "train"
         cost = {"seconds": event.seconds, "memory": event.peak_memory, "cpu": event.cpu}
         if event.peak_gpu_memory:
             cost["gpu_memory"] = event.peak_gpu_memory
@@ -240,9 +281,15 @@ class RunTracking:
         self.trackers.tag({f"artifact.{_stage(event)}": event.key})
 
     def _on_stage_cached(self, event: StageCached) -> None:
+        if event.stage == "train":
+            self._pass_on_to(event.name)
         self.trackers.tag({f"artifact.{_stage(event)}": f"{event.key} (cached)"})
 
     def _on_stage_skipped(self, event: StageSkipped) -> None:
+        if event.stage == "train":
+            if not self._training:  # skipped before it began, so nobody said that it has its turn
+                self._pass_on_to(event.name)
+            self._training = False
         self.skipped.append(event)
         self.trackers.tag({f"postmill.skipped.{_stage(event)}": masked(event.reason)[:500]})
 

@@ -9,9 +9,11 @@ A run that was killed goes on from its last checkpoint when the same steps are t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from components.core.artifacts import Artifact, Identity
@@ -25,9 +27,12 @@ from components.services.data import DataService
 from components.services.model import ModelService
 from components.services.optional import optional
 from components.services.workspace import Workspace, stage_identity
-from components.training.checkpoints import forget
+from components.training.checkpoints import forget, nearest
 
 CHECKPOINTS = "checkpoints"
+MEETING = ("address", "port", "machine_rank")
+SHARED_S = 60.0
+"""Seconds that other machines wait for the first one to commit what all of them trained."""
 
 
 @service("training")
@@ -42,21 +47,11 @@ class TrainingService:
 
     def train(self, steps: Sequence[Spec], model: Artifact, dataset: Artifact, seed: int) -> Artifact:
         """The last step's artifact. Each step starts from what the one before it gave; skipped ones are passed over."""
-        for spec in steps:
-            with suppress(StepSkipped), optional(spec, self.workspace.bus, "train", spec.type):
-                model = self._step(spec, self._whole(model, seed), self._rows(spec, model, dataset), seed)
-        return model
+        return self._each(steps, model, dataset, seed, anew=True)
 
     def resume(self, steps: Sequence[Spec], model: Artifact, dataset: Artifact, seed: int) -> Artifact:
         """Like `train`, for a run that was killed: a TrainingError if there is no checkpoint of it to go on from."""
-        for spec in steps:
-            whole, rows = self._whole(model, seed), self._rows(spec, model, dataset)
-            identity = self._identity(spec, self._parents(spec, whole, rows), seed)
-            done = self.workspace.store.find("train", identity.key())
-            if done is None and not list(self.checkpoints(spec, identity).glob("step-*")):
-                raise TrainingError(f"there is no checkpoint of train step '{spec.type}' to go on from; train it anew")
-            model = self._step(spec, whole, rows, seed)
-        return model
+        return self._each(steps, model, dataset, seed, anew=False)
 
     def evaluate(self, model: Artifact, dataset: Artifact, split: str = "eval") -> dict[str, float]:
         """Loss and perplexity of a model or adapter on the trained tokens of a split."""
@@ -67,18 +62,41 @@ class TrainingService:
 
     # ------------------------------------------------------------ one step
 
+    def _each(self, steps: Sequence[Spec], model: Artifact, dataset: Artifact, seed: int, anew: bool) -> Artifact:
+        base = model
+        for spec in steps:
+            with suppress(StepSkipped), optional(spec, self.workspace.bus, "train", spec.type):
+                whole, rows = self._whole(model, seed), self._rows(spec, base, dataset)
+                anew = anew or self._goes_on(spec, whole, rows, seed)
+                model = self._step(spec, whole, rows, seed)
+        return model
+
+    def _goes_on(self, spec: Spec, model: Artifact, dataset: Artifact, seed: int) -> bool:
+        """Whether the step was killed, so that later ones begin; False if it is done. A TrainingError otherwise."""
+        identity = self._identity(spec, self._parents(spec, model, dataset), seed)
+        if self.workspace.store.find("train", identity.key()) is not None:
+            return False
+        place = self.checkpoints(spec, identity)
+        if any(place.glob("step-*")):
+            return True
+        known = {**_readable(identity), "model": model.digest}
+        near = nearest(self.workspace.root / CHECKPOINTS, known)
+        raise TrainingError(f"there is no checkpoint of train step '{spec.type}' to go on from; train it anew{near}")
+
     def _step(self, spec: Spec, model: Artifact, dataset: Artifact, seed: int) -> Artifact:
         parents = self._parents(spec, model, dataset)
         identity = self._identity(spec, parents, seed)
-        scratch = self.checkpoints(spec, identity)
+        scratch, trained_here = self.checkpoints(spec, identity), False
+        if _launcher(spec) and spec.config.launcher.machine_rank:
+            return self._help_out(spec, parents, identity, seed)
 
         def make(out: Path) -> Mapping[str, Any]:
-            bus = self.workspace.bus
+            nonlocal trained_here
+            bus, trained_here = self.workspace.bus, True
             bus.emit(TrainingStarted(trainer=spec.type))
             known = {**_readable(identity), "model": model.digest}
             context = StepContext(seed, bus, scratch, known, _further(parents))
-            several = spec.config.launcher.world > 1 if hasattr(spec.config, "launcher") else False
-            run = launch if several else _here
+            run = launch if _launcher(spec) else _here
             facts = dict(run(spec, model, dataset, out, context))
             bus.emit(TrainingFinished(trainer=spec.type, figures=facts))
             return {"trainer": spec.type, **facts}
@@ -87,8 +105,25 @@ class TrainingService:
         trained = self.workspace.stage(
             "train", spec.type, spec.parts(), identity.config, parents, kind, make, lambda: model.size
         )
-        forget(scratch)
+        if trained_here:  # the result is in the store; what another run keeps there is its own
+            forget(scratch)
         return trained
+
+    def _help_out(self, spec: Spec, parents: Mapping[str, Artifact], identity: Identity, seed: int) -> Artifact:
+        """The part of a machine that is not the first: train with the others, then find what the first one saved."""
+        known = {**_readable(identity), "model": parents["model"].digest}
+        context = StepContext(seed, self.workspace.bus, self.checkpoints(spec, identity), known, _further(parents))
+        with TemporaryDirectory(prefix="postmill-") as folder:
+            launch(spec, parents["model"], parents["dataset"], Path(folder), context)
+        waited_until = time.monotonic() + SHARED_S
+        while (found := self.workspace.store.find("train", identity.key())) is None:
+            if time.monotonic() > waited_until:
+                raise TrainingError(
+                    "the first machine saved the result in its own store; let all machines share one workspace root "
+                    "(POSTMILL_ROOT on a network disk)"
+                )
+            time.sleep(0.5)
+        return found
 
     def checkpoints(self, spec: Spec, identity: Identity) -> Path:
         """Where the checkpoints of a step are: the folder that the recipe names, or one for these very inputs."""
@@ -97,6 +132,8 @@ class TrainingService:
 
     def _identity(self, spec: Spec, parents: Mapping[str, Artifact], seed: int) -> Identity:
         config = {**spec.identity(), "seed": seed}
+        if "launcher" in config:  # where the machines find each other does not shape the result
+            config["launcher"] = {k: v for k, v in config["launcher"].items() if k not in MEETING}
         return stage_identity("train", spec.parts(), config, parents)
 
     def _parents(self, spec: Spec, model: Artifact, dataset: Artifact) -> dict[str, Artifact]:
@@ -126,6 +163,11 @@ class TrainingService:
         return self.workspace.stage(
             "optimize", "merge for the next step", merge.parts(), config, inputs, "model", make, lambda: base.size
         )
+
+
+def _launcher(spec: Spec) -> bool:
+    """Whether the step is trained in processes of its own."""
+    return hasattr(spec.config, "launcher") and spec.config.launcher.world > 1
 
 
 def _here(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: StepContext) -> Mapping[str, Any]:

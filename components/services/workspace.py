@@ -102,6 +102,5 @@ def stage_identity(
 def _versions(component: Any) -> dict[str, str]:
     versions = library_versions(component.libraries)
     if component.depends_on_machine:
-        here = machine()
-        versions["machine"] = f"{here.processor}, {here.cores} cores, {here.dtype()}"
+        versions["machine"] = machine().arithmetic()
     return versions

@@ -24,6 +24,7 @@ from components.core.errors import TrainingError
 from components.core.machine import free_disk, human_bytes
 
 PREFIX = "step-"
+PATTERN = PREFIX + "[0-9]" * 8
 STAGING = ".saving-"
 IDENTITY = "identity.json"
 
@@ -44,8 +45,8 @@ class Checkpoint:
 class CheckpointFolder:
     """The checkpoints of one run."""
 
-    def __init__(self, root: Path, identity: Mapping[str, Any], keep_last: int = 2) -> None:
-        self.root, self.identity, self.keep_last = root, dict(identity), keep_last
+    def __init__(self, root: Path, identity: Mapping[str, Any], keep_last: int = 2, anew: bool = False) -> None:
+        self.root, self.identity, self.keep_last, self.anew = root, dict(identity), keep_last, anew
 
     @property
     def cache(self) -> Path:
@@ -74,8 +75,11 @@ class CheckpointFolder:
 
     def _settle(self) -> None:
         """Take the folder for this run: sweep what a kill left, and compare identities."""
+        self._refuse_other_files()
         for leftover in self.root.glob(f"{STAGING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        if self.anew:
+            self.clear()
         known, mine = self.root / IDENTITY, json.loads(json.dumps(self.identity, default=str))
         other = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
         if other == mine:
@@ -92,9 +96,17 @@ class CheckpointFolder:
         write_json(scratch, mine)
         scratch.replace(known)
 
+    def _refuse_other_files(self) -> None:
+        """Runs tidy up in their folder, so it must hold nothing else when the first of them takes it."""
+        others = [file.name for file in self.root.iterdir() if file.name != ".lock"]
+        if others and not (self.root / IDENTITY).is_file():
+            raise TrainingError(
+                f"'{self.root}' holds other things ('{others[0]}'); name a new or an empty folder (checkpoint.folder)"
+            )
+
     def all(self) -> list[Checkpoint]:
         """Committed checkpoints, the oldest first."""
-        places = sorted(self.root.glob(f"{PREFIX}*"))
+        places = sorted(self.root.glob(PATTERN))
         manifests = {place: _manifest(place) for place in places}
         return [Checkpoint(place, found["step"], found["notes"]) for place, found in manifests.items() if found]
 
@@ -111,9 +123,9 @@ class CheckpointFolder:
 
         `write` returns notes for the manifest. A TrainingError if there is no room; the last one stays as it is.
         """
-        target = self.root / f"{PREFIX}{step:08d}"
-        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=self.root))
+        target, staging = self.root / f"{PREFIX}{step:08d}", self.root / f"{STAGING}{step:08d}"
         try:
+            staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=self.root))
             notes = dict(write(staging))
             content = {"step": step, "notes": notes, "files": hash_directory(staging)}
             write_json(staging / MANIFEST, content)
@@ -150,13 +162,15 @@ class CheckpointFolder:
 
     def clear(self) -> None:
         """Remove every checkpoint, to begin anew."""
-        for place in [*self.root.glob(f"{PREFIX}*"), self.cache]:
+        for place in [*self.root.glob(PATTERN), self.cache]:
             shutil.rmtree(place, ignore_errors=True)
 
 
 def forget(root: Path) -> None:
     """Remove everything that a run kept here, and the folder if nothing else is in it: its result is in the store."""
-    for pattern in (f"{PREFIX}*", f"{STAGING}*", ".damaged-*", "cache"):
+    if not (root / IDENTITY).is_file():
+        return
+    for pattern in (PATTERN, f"{STAGING}*", ".damaged-*", "cache"):
         for place in root.glob(pattern):
             shutil.rmtree(place, ignore_errors=True)
     for name in (IDENTITY, ".lock"):
@@ -178,6 +192,24 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     old, new = _flat(before), _flat(after)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed]
+
+
+def nearest(root: Path, identity: Mapping[str, Any]) -> str:
+    """How the run below `root` that is most like this one differs from it, as part of an error; empty if there is none.
+
+    `root`: the folder of all runs' folders.
+    """
+    mine, found = json.loads(json.dumps(dict(identity), default=str)), list[tuple[list[str], CheckpointFolder]]()
+    for known in root.glob(f"*/{IDENTITY}"):
+        other = json.loads(known.read_text(encoding="utf-8"))
+        folder = CheckpointFolder(known.parent, other)
+        if folder.all():
+            found.append((differences(other, mine), folder))
+    if not found:
+        return ""
+    changes, folder = min(found, key=lambda pair: len(pair[0]))
+    lines = "\n".join(f"  {line}" for line in changes)
+    return f"; the nearest is at step {folder.all()[-1].step} in '{folder.root}', of a run with other inputs:\n{lines}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -141,6 +141,18 @@ class TrainingConfig(StrictConfig):
             problems.append("lora and adapter are two ways to say one thing; remove one")
         if self.batch_size % self.launcher.world:
             problems.append(f"batch_size={self.batch_size} cannot be shared by {self.launcher.world} processes")
+        if self.launcher.world > 1 and self.speed == "auto":
+            problems.append("speed: auto measures in one process; pin what it chose there, or write speed: rules")
+        if self.launcher.strategy != "ddp" and (self.samples or self.callbacks or (self.lora and self.lora.quantize)):
+            problems.append(
+                f"samples, callbacks and quantize do not go with launcher.strategy: {self.launcher.strategy}"
+            )
+        replacing = [spec.type for spec in self.callbacks if spec.component.replaces_result]
+        if replacing and self.evaluate and self.evaluate.keep == "best":
+            problems.append(
+                f"callbacks: {', '.join(replacing)} makes a result of its own, and evaluate.keep: best another; remove "
+                "the callback, or set evaluate.keep: last"
+            )
         if problems:
             raise ConfigError(problems)
         return self

@@ -184,6 +184,11 @@ class TaughtRows:
             taught = tuple(answers.get_slice(name)[first:end] for name in ("log_probs", "ids"))
         return {**self.rows[number], "taught": taught}
 
+    @property
+    def column_names(self) -> list[str]:
+        """Those of the rows; errors find the place of a row by them."""
+        return list(self.rows.column_names)
+
     def with_format(self, kind: str) -> Any:
         """The columns of the rows."""
         return self.rows.with_format(kind)
@@ -210,6 +215,11 @@ class SafeOnPolicyDistillation(Generating, DistillationTrainer):  # type: ignore
 
     def add_head(self) -> None:
         """TRL's loss reads hidden states and the output matrix itself."""
+
+    def _compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        # TRL puts this in the place of the model's forward, where accelerate's autocast would be
+        with self.accelerator.autocast():
+            return super()._compute_loss(*args, **kwargs)
 
 
 def open_teacher(run: Run, artifact: Artifact) -> Any:

@@ -27,11 +27,6 @@ def training_flops(weights: float, trainable: float, shape: Sizes, length: int) 
     return 4.0 * weights + 2.0 * trainable + attention
 
 
-def utilisation(tokens_per_s: float, flops: float, peak: float) -> float:
-    """Model FLOPs utilisation, 0 to 1. `flops`: per token; `peak`: operations per second the device can do."""
-    return tokens_per_s * flops / peak
-
-
 def matrix_weights(network: Any) -> tuple[float, float]:
     """Weights that one token is multiplied with, and the trainable ones among them.
 

@@ -66,6 +66,9 @@ class Guarded:
 
     def __init__(self, *args: Any, run: Run, **kwargs: Any) -> None:
         self.run = run
+        if run.config.launcher.world == 1 and kwargs["args"].n_gpu > 1:
+            # transformers would replicate the model on all of them and multiply the batch; the launcher is for that
+            kwargs["args"]._n_gpu = 1
         super().__init__(*args, **kwargs)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)  # type: ignore[attr-defined]
@@ -117,7 +120,9 @@ class Guarded:
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.micro += 1
-        if "attention_mask" in inputs:
+        if "rows" in inputs:
+            self.run.meter.rows += int(inputs.pop("rows"))
+        elif "attention_mask" in inputs:
             self.run.meter.rows += len(inputs["attention_mask"])
         self.run.meter.trained += _count_trained(inputs)
         self.run.meter.tokens += self.count_tokens(inputs)
@@ -190,6 +195,7 @@ class Guarded:
         if self.run.folder is None:
             return
         self.run.settle_clock()
+        self.run.settle_energy()
         step, size = self.state.global_step, 0
         if self.args.process_index == 0:
             saved = self.run.folder.save(step, self._write, self.run.meter.best_step)
@@ -325,6 +331,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         evaluation, meter = self.run.config.evaluate, self.run.meter
         figures = {name.removeprefix("eval_"): float(value) for name, value in metrics.items() if _told(name, value)}
+        if "loss" not in figures:
+            raise TrainingError(
+                f"the eval loss is {metrics.get('eval_loss')} at step {state.global_step}; lower learning_rate, or "
+                "look for damaged rows in the eval split"
+            )
         meter.evaluated(state.global_step, figures, evaluation.min_delta if evaluation else 0.0)
         self.run.emit(TrainingEvaluated(step=state.global_step, figures=figures))
         if evaluation and evaluation.keep == "best" and meter.best_step == state.global_step:

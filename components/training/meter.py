@@ -26,6 +26,9 @@ class Meter:
     seconds: float = 0.0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    """What `speed: auto` measured before the first step."""
+    joules: float = 0.0
     adapted: list[dict[str, Any]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
     best_step: int | None = None

@@ -38,6 +38,8 @@ GLUED = 0.1
 """Packed rows may come at most this near, as a fraction, to the damage done by rows that are simply glued together."""
 LEAK = 1e-5
 """The same, when only the text of other rows changes, in fp32: exactly 0 in most models, as all shapes stay."""
+COUNTS = ("tokens", "rows")
+"""What a batch of packs brings beside what the model takes: how many tokens and rows are in it."""
 NOISE = 1e-6
 """Differences below this are rounding in any dtype: a model without influence between tokens cannot be contaminated."""
 
@@ -100,7 +102,10 @@ class PackedRows(torch.utils.data.Dataset):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class PackCollator:
-    """A batch of packs: one pack a row, padded on the right, or `flat`, all packs in a single row."""
+    """A batch of packs: one pack a row, padded on the right, or `flat`, all packs in a single row.
+
+    `tokens` and `rows` count what is in it, which the model is not told.
+    """
 
     pad: int
     flat: bool
@@ -113,7 +118,8 @@ class PackCollator:
             # a pad is a row of one token: position 0, seen by itself only
             "position_ids": self._tensor([restarting(pack["seq_lengths"]) for pack in packs], 0),
         }
-        return {**batch, "tokens": torch.tensor(sum(map(len, ids)))}
+        rows = sum(len(pack["seq_lengths"]) for pack in packs)
+        return {**batch, "tokens": torch.tensor(sum(map(len, ids))), "rows": torch.tensor(rows)}
 
     def _tensor(self, rows: list[list[int]], filler: int) -> Any:
         if self.flat:

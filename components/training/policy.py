@@ -63,6 +63,11 @@ class Generating(Guarded):
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}  # they are tokens already, of the template that the data stage checked
 
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # accelerate's autocast is in the forward of the adapter's network, and generation calls the one inside
+        with self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)  # type: ignore[misc]
+
     def _prepare_inputs(self, inputs: Any) -> Any:
         batch = super()._prepare_inputs(inputs)  # type: ignore[misc]
         if self.model.training and "completion_mask" in batch:

@@ -60,8 +60,8 @@ class RewardRun(Run):
         set_seed(self.context.seed)
         return _adapted(network, self.adapter, self.family)
 
-    def _save(self, network: Any) -> None:
-        super()._save(network.merge_and_unload(safe_merge=True) if self.adapter else network)
+    def _save(self, network: Any, weights: bool = True) -> None:
+        super()._save(network.merge_and_unload(safe_merge=True) if self.adapter else network, weights)
 
 
 def _adapted(network: Any, adapter: Lora | Adapter, family: Any) -> Any:

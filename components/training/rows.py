@@ -60,6 +60,7 @@ def eval_rows(dataset: Artifact, tokenizer: Any, config: TrainingConfig) -> Any:
     if config.evaluate is None:
         return None
     rows = supervised_rows(dataset, "eval", tokenizer, config)
+    refuse_empty(rows, config)
     return rows.select(range(min(config.evaluate.rows, len(rows))))
 
 
@@ -81,6 +82,7 @@ def preference_rows(dataset: Artifact, split: str, tokenizer: Any, config: Train
             raise TrainingError(f"{split} row {silent[0] + 1} has no token to learn from in its {side[:-1]} answer")
     rows = fitting(rows, _longest_sides(rows, "preference"), config.max_length)
     if split == "eval" and config.evaluate:
+        refuse_empty(rows, config)
         rows = rows.select(range(min(config.evaluate.rows, len(rows))))
     return rows
 
@@ -135,3 +137,9 @@ def padding(tokenizer: Any) -> int:
     """The id that fills rows up to one length: the tokenizer's own, or of one without, its end token."""
     found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(found)
+
+
+def refuse_empty(rows: Any, config: TrainingConfig) -> None:
+    """A TrainingError if no eval row is short enough to be evaluated on."""
+    if not len(rows):
+        raise TrainingError(f"every eval row is longer than max_length={config.max_length} tokens; raise max_length")

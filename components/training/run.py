@@ -13,8 +13,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Run:
         self.paused = self._since = 0.0
         self.rows_in_a_pass = 1
         self.packs: dict[str, float] = {}
+        self.tried: list[dict[str, Any]] = []
         self.folder = self._folder()
         self.scratch = self.folder.cache if self.folder else out / ".trainer"
 
@@ -104,13 +106,17 @@ class Run:
         from components.training.frozen import without_casts
 
         adapted = self.meter.adapted
-        self.meter = Meter.restored(last.notes["meter"]) if last else Meter()
+        self.meter = Meter.restored(last.notes["meter"]) if last else Meter(tried=self.tried)
         self.meter.adapted = adapted or self.meter.adapted
         with applied(setting, self.config.determinism):
             trainer = self.prepare(build, setting)
             if last:
                 self.meter.resumed_from.append(last.step)
                 self.emit(CheckpointLoaded(path=str(last.path), step=last.step))
+            if last and self._stopped_early():
+                trainer._load_from_checkpoint(str(last.path))
+                trainer.state.global_step = last.step
+                return self._finish(trainer)
             with without_casts(trainer.model, getattr(torch, setting.dtype)):
                 trainer.train(resume_from_checkpoint=str(last.path) if last else None)
             if self.stop.name and trainer.state.global_step < trainer.args.max_steps:
@@ -120,12 +126,18 @@ class Run:
                 )
             return self._finish(trainer)
 
+    def _stopped_early(self) -> bool:
+        """Whether the run had ended before it was killed, without a lower loss for too long."""
+        evaluation = self.config.evaluate
+        return bool(evaluation and evaluation.patience and self.meter.stale >= evaluation.patience)
+
     def prepare(self, build: Build, setting: Setting) -> Any:
         """The network, opened and wrapped, in its trainer."""
         import torch
         from transformers import set_seed
 
         from components.training.frozen import hold_frozen, may_hold
+        from components.training.fused_lora import fuse_lora
 
         self.setting = setting
         set_seed(self.context.seed)
@@ -140,16 +152,39 @@ class Run:
             network = attach(network, self.config.peft, self.family, self.scratch)
             if setting.dtype != "float32" and may_hold(network):
                 hold_frozen(network, getattr(torch, setting.dtype))
+                fuse_lora(network)
         return build(network, self._arguments(setting))
 
     def _finish(self, trainer: Any) -> dict[str, Any]:
         evaluation, best = self.config.evaluate, self.meter.best_step
         if evaluation and evaluation.keep == "best" and self.folder and best not in (None, trainer.state.global_step):
-            trainer._load_from_checkpoint(str(self.folder.root / f"step-{best:08d}"))
+            trainer._load_from_checkpoint(str(self._best(best).path))
+        if trainer.sharded:  # every process has a part of it
+            trainer.save_model(str(self.out))
         if trainer.args.process_index == 0:
-            self._save(trainer.model)
+            with self._room():
+                self._save(trainer.model, weights=not trainer.sharded)
             self.emit(CheckpointSaved(path=str(self.out), step=trainer.state.global_step))
         return self._figures(trainer)
+
+    def _best(self, step: int | None) -> Checkpoint:
+        found = next((known for known in self.folder.all() if known.step == step), None) if self.folder else None
+        if found is None or not found.intact():
+            raise TrainingError(f"the checkpoint of step {step}, the best one, is damaged; run again to train anew")
+        return found
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """A disk that is full at the very end is told like one that is full before."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"the result cannot be written to '{self.out.parent}': {error}; make room and run again, training goes "
+                "on from the last checkpoint"
+            ) from error
 
     # ------------------------------------------------------------ parts of it
 
@@ -211,26 +246,28 @@ class Run:
 
     def _choose(self, build: Build) -> Setting:
         """By rules, or measured: `speed: auto`."""
-        setting = by_rules(self.config, self.longest)
-        self.speed: dict[str, Any] = {"choice": setting.notes(), "tried": []}
+        setting = by_rules(self.config, self.longest, self.family if self.model else None)
+        tried: list[dict[str, Any]] = []
         if self.config.speed == "auto":
             from components.training.speed import fastest
 
             setting, tried = fastest(self, build, setting)
-            self.speed = {"choice": setting.notes(), "tried": tried}
             gc.collect()
-        self.emit(SpeedChosen(**self.speed))
+        self.tried = tried
+        self.emit(SpeedChosen(choice=setting.notes(), tried=tried))
         return setting
 
     def _adapted(self, setting: Setting, error: Exception) -> Setting:
         """The next rung of the ladder after an out-of-memory error; any other error, and the last one, goes on."""
         following = next_setting(setting, self.config.out_of_memory) if is_out_of_memory(error) else None
-        if following is None or self.config.launcher.world > 1:
+        several = self.config.launcher.world > 1
+        if following is None or several:
             if is_out_of_memory(error):
                 raise TrainingError(
-                    f"memory ran out with {setting.micro_batch} rows of up to {self.longest} tokens; nothing is "
-                    f"left to try (out_of_memory: {self.config.out_of_memory}); lower batch_size or max_length, or "
-                    "train an adapter (lora) instead of all weights"
+                    f"memory ran out with {setting.micro_batch} rows of up to {self.longest} tokens; "
+                    + ("several processes do not adapt" if several else "nothing is left to try")
+                    + f" (out_of_memory: {self.config.out_of_memory}); lower batch_size or max_length, or train an "
+                    "adapter (lora) instead of all weights"
                 ) from error
             raise error
         step = len(self.meter.losses)
@@ -243,8 +280,9 @@ class Run:
 
     def _folder(self) -> CheckpointFolder | None:
         settings = self.config.checkpoint
-        place = settings.folder or self.context.scratch
-        return CheckpointFolder(place, self.context.identity, settings.keep_last) if place else None
+        place = self.context.scratch or settings.folder  # the service has said where a relative one is
+        anew = not settings.resume
+        return CheckpointFolder(place, self.context.identity, settings.keep_last, anew) if place else None
 
     def _claimed(self) -> AbstractContextManager[Any]:
         return self.folder.claimed() if self.folder and self.main_process() else nullcontext()
@@ -253,8 +291,6 @@ class Run:
         if self.folder is None:
             return None
         with self.one_after_another():
-            if not self.config.checkpoint.resume and not self.meter.losses and self.main_process():
-                self.folder.clear()
             return self.folder.latest()
 
     def one_after_another(self) -> AbstractContextManager[Any]:
@@ -328,6 +364,13 @@ class Run:
         self._since, self.paused = time.perf_counter(), 0.0
         self._joules = energy_joules()
 
+    def settle_energy(self) -> None:
+        """Take what the machine's counters rose by over into the meter, where there are any."""
+        now = energy_joules()
+        if now is not None and self._joules is not None:
+            self.meter.joules += max(0.0, now - self._joules)  # a counter that wrapped around tells nothing
+        self._joules = now
+
     def settle_clock(self) -> None:
         """Take the seconds since the last call over into the meter, without those of evaluations."""
         now = time.perf_counter()
@@ -353,7 +396,7 @@ class Run:
     def _figures(self, trainer: Any) -> dict[str, Any]:
         self.settle_clock()
         meter, world = self.meter, self.config.launcher.world
-        tokens = meter.tokens * world if world > 1 else meter.tokens
+        tokens = self._of_all(meter.tokens)
         return {
             "steps": trainer.state.global_step,
             "final_loss": round(meter.losses[-1], 4),
@@ -361,17 +404,31 @@ class Run:
             "grad_norms": [round(norm, 5) for norm in meter.grad_norms],
             "learning_rates": meter.learning_rates,
             "tokens": tokens,
-            "tokens_per_s": round(meter.tokens_per_s * world, 1),
+            "tokens_per_s": round(tokens / meter.seconds if meter.seconds else 0.0, 1),
             "train_seconds": round(meter.seconds, 1),
             "rows": len(self.rows),
+            **({"processes": world} if world > 1 else {}),
             **self.packs,
             "dtype": self.setting.dtype,
-            "determinism": self.config.determinism,
-            "speed": getattr(self, "speed", {"choice": self.setting.notes(), "tried": []}),
+            "determinism": self._tier(),
+            "speed": {"choice": self.setting.notes(), "tried": self.meter.tried},
             "peak_rss": peak_rss(),
             **self._cost(trainer),
             **{name: value for name, value in _extra(meter) if value},
         }
+
+    def _of_all(self, count: int) -> int:
+        """The sum over all processes."""
+        if self.config.launcher.world == 1:
+            return count
+        from accelerate.utils import gather_object
+
+        return sum(gather_object([count]))
+
+    def _tier(self) -> str:
+        """What a second run of the same recipe gives: the same bytes or not; for that, measured choices must be said."""
+        exact = self.config.determinism == "exact"
+        return "exact with this speed choice" if exact and self.config.speed == "auto" else self.config.determinism
 
     def _cost(self, trainer: Any) -> dict[str, float]:
         """Utilisation of what the machine can do, measured just now, and energy where it is counted."""
@@ -379,15 +436,18 @@ class Run:
         ceiling = peak_flops(setting.device, setting.dtype, setting.threads)
         flops = flops_per_token(trainer.model, mean) - trainer.spared_flops()
         used = self.meter.tokens_per_s * flops / ceiling
-        joules, now = self._joules, energy_joules()
-        energy = {"energy_j": round(now - joules, 1)} if now is not None and joules is not None else {}
+        self.settle_energy()
+        energy = {"energy_j": round(self.meter.joules, 1)} if self._joules is not None else {}
         return {"utilisation": round(used, 4), "ceiling_gflops": round(ceiling / 1e9, 1), **energy}
 
     # ------------------------------------------------------------ saving
 
-    def _save(self, network: Any) -> None:
+    def _save(self, network: Any, weights: bool = True) -> None:
         """The result as a directory of safetensors, configuration and tokenizer."""
-        if self.config.peft:
+        (self.out / "training_args.bin").unlink(missing_ok=True)
+        if not weights:
+            pass  # the processes have written theirs
+        elif self.config.peft:
             save_adapter(network, self.out, self.scratch)
         else:
             network.save_pretrained(self.out, safe_serialization=True)
@@ -433,7 +493,11 @@ def _processes() -> Any:
     import torch
     from accelerate import PartialState
 
-    return PartialState() if torch.cuda.is_available() else PartialState(cpu=True, backend="gloo")
+    # others wait while the first one scores references or asks a teacher
+    patience = timedelta(hours=6)
+    if torch.cuda.is_available():
+        return PartialState(timeout=patience)
+    return PartialState(cpu=True, backend="gloo", timeout=patience)
 
 
 def _stable_adapter_config(path: Path, model: Artifact) -> None:

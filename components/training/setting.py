@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from components.core.families import Family
 from components.core.machine import machine
 from components.training.config import Speed, TrainingConfig
 
@@ -42,8 +43,8 @@ class Setting:
         return replace(self, **changes)
 
 
-def by_rules(config: TrainingConfig, longest: int) -> Setting:
-    """What the machine, the recipe and the longest row (tokens) suggest."""
+def by_rules(config: TrainingConfig, longest: int, family: Family | None = None) -> Setting:
+    """What the machine, the recipe, the longest row (tokens) and the model's family suggest."""
     import torch
 
     said = config.speed if isinstance(config.speed, Speed) else Speed()
@@ -57,7 +58,7 @@ def by_rules(config: TrainingConfig, longest: int) -> Setting:
         micro_batch=config.batch_size // config.launcher.world,
         accumulate=config.accumulate,
         threads=said.threads or _threads(config.launcher.processes),
-        attention=said.attention or short,
+        attention=said.attention or short or _attention(family, device, dtype),
         activation_checkpointing=said.activation_checkpointing,
         compile=said.compile,
         chunk=said.chunk,
@@ -78,6 +79,17 @@ def _dtype(device: str) -> str:
     if device == "cpu":
         return machine().dtype()
     return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def _attention(family: Family | None, device: str, dtype: str) -> str | None:
+    """What the family asks for. None leaves it to transformers: sdpa where the network has it."""
+    wanted = "sdpa" if family is None else getattr(family.attention, "cuda" if device == "cuda" else "cpu")
+    if wanted == "flash_attention_2":
+        from transformers.utils import is_flash_attn_2_available
+
+        if dtype == "float32" or not is_flash_attn_2_available():
+            return None
+    return None if wanted == "sdpa" else wanted
 
 
 def _threads(processes: int) -> int:

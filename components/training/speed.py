@@ -50,7 +50,11 @@ def _climb(bench: _Bench, setting: Setting) -> tuple[Setting, list[dict[str, Any
             tried.append({"lever": lever, "value": value, "skipped": "measuring took a tenth of the training"})
             continue
         other = setting.changed(**way)
-        found = bench.tokens_per_s(other)
+        try:
+            found = bench.tokens_per_s(other)
+        except (RuntimeError, ValueError, NotImplementedError, MemoryError) as error:  # this model cannot, or no room
+            tried.append({"lever": lever, "value": value, "skipped": f"{type(error).__name__}: {error}"[:200]})
+            continue
         taken = found > best * KEPT
         tried.append(_entry(lever, value, found, found / best, taken))
         if taken:
@@ -69,7 +73,8 @@ def _entry(lever: str, value: Any, tokens_per_s: float, gain: float, chosen: boo
 
 
 def _ways(bench: _Bench, now: Setting) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """What can be changed without changing what is learnt, and is not said in the recipe."""
+    """What can be done in another way, as far as the recipe does not say how. Rounding differs, and with bucketing the
+    order of rows."""
     config = bench.run.config
     if config.dtype == "auto" and bench.trains_in_bf16():
         other = "float32" if now.dtype == "bfloat16" else "bfloat16"
@@ -126,7 +131,7 @@ class _Bench:
         return int(self.trainer.count_tokens(dict(batch)))
 
     def tokens_per_s(self, setting: Setting) -> float:
-        """Pace of forward and backward passes, after one that is not counted. An impossible way has pace 0."""
+        """Pace of forward and backward passes, after one that is not counted."""
         batches = self.batches[setting.bucketing]
         with self._as(setting) as network:
             self._step(network, batches[0], setting)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+from accelerate.utils import gather_object
 from trl import SFTTrainer
 
+from components.core.dataset import IGNORED
 from components.training.guarded import Guarded
 from components.training.head import has_plain_head
-from components.training.packing import PIECES, PackCollator, PackedRows, check_packing, wants_flat
+from components.training.packing import COUNTS, PIECES, PackCollator, PackedRows, check_packing, wants_flat
 from components.training.rows import padding
 
 
@@ -36,9 +38,27 @@ class SafeSft(Guarded, SFTTrainer):  # type: ignore[misc]
         self.args.max_steps = self.run.steps()  # epochs are passes over the packs
         self.run.packs = self.train_dataset.figures()
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers takes the mean over rows of the mean of their batch; here each trained token counts alike."""
+        self.evaluated = [0.0, 0]
+        output = super().evaluation_loop(*args, **kwargs)
+        parts = gather_object([self.evaluated])
+        total, count = (sum(part[at] for part in parts) for at in (0, 1))
+        if count:
+            output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / count
+        return output
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss, *rest = super().prediction_step(model, inputs, *args, **kwargs)
+        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        self.evaluated[0] += float(loss) * count
+        self.evaluated[1] += count
+        return loss, *rest
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        inputs = {name: value for name, value in inputs.items() if name not in COUNTS}
         if return_outputs or not has_plain_head(self.model):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = model(**inputs, fused_lm_head=True, num_items_in_batch=num_items_in_batch).loss

@@ -148,7 +148,7 @@ class SafeKto(Guarded, KTOTrainer):  # type: ignore[misc]
         for rows, split in ((train_dataset, "train"), (eval_dataset, "eval")):
             if rows is not None:
                 rows.reference = {}
-                file = self.run.scratch / f"reference-{split}.safetensors"
+                file = f"reference-{split}.safetensors"
                 rows.reference = self.run.kept(file, lambda rows=rows: self._score(rows))  # type: ignore[misc]
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from components.core.chat import encode_prompt
 from components.core.errors import ModelLoadError
 from components.core.events import EventBus, ModelLoaded
+from components.core.families import family_of
 from components.core.kinds import registry
 from components.core.recipe import OfKind
 from components.interfaces import Backend, Generation, Subject
@@ -63,6 +64,25 @@ def test_batch_equals_one_by_one(backend: Backend) -> None:
     together = backend.generate(prompts(backend), 12)
     alone = [backend.generate([prompt], 12)[0] for prompt in prompts(backend)]
     assert together == alone
+
+
+@pytest.mark.parametrize("subject", ["base", "trained"])
+def test_padding_of_the_family(lab: Any, monkeypatch: pytest.MonkeyPatch, subject: str) -> None:
+    """Prompts of a family that is not to be filled up in front are answered one by one, with the same answers (D3)."""
+    with opened(lab.subject(subject), dtype="float32") as backend:
+        together = backend.generate(prompts(backend), 6)
+    family = family_of(lab.base.path).model_copy(update={"padding_side": "right"})
+    monkeypatch.setattr("components.backends.torch.family_of", lambda *_: family)
+    with opened(lab.subject(subject), dtype="float32") as backend:
+        generate, sizes = backend._model.generate, list[int]()  # type: ignore[attr-defined]
+
+        def counted(**given: Any) -> Any:
+            sizes.append(len(given["input_ids"]))
+            return generate(**given)
+
+        backend._model.generate = counted  # type: ignore[attr-defined]
+        assert backend.generate(prompts(backend), 6) == together
+    assert sizes == [1, 1, 1, 1]
 
 
 def test_order_of_the_batch_does_not_matter(backend: Backend) -> None:

@@ -18,8 +18,13 @@ from components.core.events import (
     RunFinished,
     SampleGenerated,
     SpeedChosen,
+    StageCached,
+    StageFinished,
+    StageSkipped,
     TrainingAdapted,
     TrainingEvaluated,
+    TrainingFinished,
+    TrainingStarted,
     TrainStep,
 )
 from components.core.kinds import registry
@@ -236,6 +241,102 @@ def test_training_is_told(lab: Any, tmp_path: Path) -> None:
         {"step": 4, "prompt": "Wo bleibt das Zelt?", "answer": '{"category":"delivery"}'},
         {"step": 8, "prompt": "?", "answer": "ä\nb"},
     ]
+
+
+def several(lab: Any, *steps: dict[str, Any]) -> Any:
+    """The recipe with these training steps."""
+    first = lab.plan.train[0]
+    train = [first.model_copy(update={"required": False, **step}) for step in steps]
+    return lab.plan.model_copy(update={"train": [*train, first]})
+
+
+def losses_of(run: RunTracking) -> dict[str, list[int]]:
+    """Names of the losses that were written, and at which steps."""
+    points: Any = run.tracker.points  # type: ignore[attr-defined]
+    found: dict[str, list[int]] = {}
+    for step, figures in points:
+        for name in figures:
+            if name.endswith("/loss"):
+                found.setdefault(name, []).append(step)
+    return found
+
+
+def one_step(bus: Any, trainer: str) -> None:
+    """A training step of two steps, from its begin to its end."""
+    bus.emit(TrainingStarted(trainer=trainer))
+    for step in (1, 2):
+        bus.emit(a_step(step))
+    bus.emit(TrainingEvaluated(step=2, figures={"loss": 1.0}))
+    bus.emit(TrainingFinished(trainer=trainer, figures={"steps": 2}))
+    bus.emit(StageFinished(stage="train", name=trainer, key="k", size=1))
+
+
+def test_each_training_step_has_its_own_names(lab: Any, tmp_path: Path) -> None:
+    """Of several training steps each writes under its place and type, so that none overwrites another (B8, B17)."""
+    run = tracking(tmp_path, several(lab, {"type": "dpo"}), "memory")
+    with run:
+        bus = run.workspace.bus
+        one_step(bus, "dpo")
+        bus.emit(SpeedChosen(choice={"threads": 2}))
+        bus.emit(TrainingAdapted(step=2, reason="out of memory", action="less"))
+        one_step(bus, "sft")
+    assert not bus.failures
+    told: Any = run.tracker
+    both = {"1-dpo": [1, 2], "2-sft": [1, 2]}
+    expected = {f"train/{name}/loss": steps for name, steps in both.items()}
+    assert losses_of(run) == expected | {f"eval/{name}/loss": [2] for name in both}
+    assert (0, {"train/1-dpo/total_steps": 2}) in told.points
+    assert (0, {"train/2-sft/total_steps": 2}) in told.points
+    assert told.tags["speed.1-dpo.threads"] == "2"
+    assert "postmill.adapted.1-dpo.2" in told.tags
+
+
+@pytest.mark.parametrize("how", ["cached", "skipped", "failed", "switched off"])
+def test_training_steps_that_are_passed_over(lab: Any, tmp_path: Path, how: str) -> None:
+    """A step that is cached, skipped, failed or switched off keeps its place, also before one of its own type."""
+    steps = {"enabled": False} if how == "switched off" else {}
+    run = tracking(tmp_path, several(lab, steps, {}), "memory")
+    skipped = StageSkipped(stage="train", name="sft", reason="it failed")
+    with run:
+        bus = run.workspace.bus
+        if how == "cached":
+            bus.emit(StageCached(stage="train", name="sft", key="k"))
+        elif how == "failed":
+            bus.emit(TrainingStarted(trainer="sft"))
+            bus.emit(skipped)
+        else:
+            bus.emit(skipped)
+        bus.emit(TrainingStarted(trainer="sft"))
+        bus.emit(TrainingStarted(trainer="sft"))  # tried again
+        bus.emit(a_step(1))
+    assert losses_of(run) == {f"train/{1 if how == 'switched off' else 2}-sft/loss": [1]}
+
+
+def test_one_training_step_that_is_on(lab: Any, tmp_path: Path) -> None:
+    """With one step switched on, the names are those without a place."""
+    run = tracking(tmp_path, several(lab, {"type": "dpo", "enabled": False}), "memory")
+    with run:
+        run.workspace.bus.emit(StageSkipped(stage="train", name="dpo", reason="switched off"))
+        one_step(run.workspace.bus, "sft")
+    assert losses_of(run) == {"train/loss": [1, 2], "eval/loss": [2]}
+
+
+def test_steps_that_come_again(lab: Any, tmp_path: Path) -> None:
+    """A step is written once, unless training went back: to the beginning, or to a checkpoint (B8)."""
+    run = tracking(tmp_path, lab.plan, "memory")
+    with run:
+        bus = run.workspace.bus
+        bus.emit(TrainingStarted(trainer="sft"))
+        for step in (1, 2, 2, 1, 3):
+            bus.emit(a_step(step))
+        bus.emit(TrainingAdapted(step=3, reason="out of memory", action="less"))
+        bus.emit(CheckpointLoaded(path="step-2", step=2))
+        for step in (1, 2, 3, 4):
+            bus.emit(a_step(step))
+        bus.emit(TrainingAdapted(step=4, reason="out of memory", action="less"))
+        bus.emit(a_step(1))
+    assert not bus.failures
+    assert losses_of(run) == {"train/loss": [1, 2, 3, 3, 4, 1]}
 
 
 def test_no_samples_no_file(lab: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from components.core.errors import TrainingError
 from components.training import checkpoints
-from components.training.checkpoints import CheckpointFolder, differences, forget
+from components.training.checkpoints import CheckpointFolder, differences, forget, nearest
 from components.training.state import (
     load_optimizer,
     load_tensors,
@@ -152,6 +152,36 @@ def test_forgetting_leaves_what_is_not_ours(tmp_path: Path) -> None:
     forget(tmp_path / "mine")
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     forget(tmp_path / "never-made")
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    """A folder that holds files of the user's is not taken, so nothing of theirs can be tidied away."""
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(TrainingError, match=r"holds other things \('cache'\); name a new or an empty folder"):
+        folder(tmp_path).claimed().__enter__()
+    assert (tmp_path / "cache").is_dir()
+    forget(tmp_path)
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_beginning_anew_takes_a_folder_over(tmp_path: Path) -> None:
+    """With `resume: false` the checkpoints of another run make way."""
+    place = folder(tmp_path)
+    with place.claimed():
+        place.save(4, content("old"))
+    with CheckpointFolder(tmp_path, {"rows": "other"}, anew=True).claimed():
+        assert not place.all()
+
+
+def test_the_nearest_run_is_named(tmp_path: Path) -> None:
+    """Among the folders of other runs the one with the fewest differences is shown."""
+    assert nearest(tmp_path, IDENTITY) == ""
+    for name, changes in (("a", {"rows": "x", "train": {}}), ("b", {"rows": "x"})):
+        with folder(tmp_path / name, **changes).claimed():
+            folder(tmp_path / name, **changes).save(7, content(""))
+    found = nearest(tmp_path, IDENTITY)
+    assert "the nearest is at step 7" in found
+    assert found.endswith("  rows: x -> abc")
 
 
 def test_differences_name_nested_keys() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from components.core.artifacts import hash_directory
-from components.core.dataset import IGNORED
+from components.core.dataset import IGNORED, index
 from components.core.errors import ConfigError, TrainingError
 from components.core.events import EventBus
 from components.core.kinds import registry
@@ -213,6 +213,19 @@ def test_evaluation_is_the_loss_on_answers(school: Class, tmp_path: Path) -> Non
     other = sft.train(school.lab.base, school.lab.dataset, tmp_path / "sft", StepContext(17, EventBus()))
     assert facts["evaluations"][0]["loss"] != other["evaluations"][0]["loss"]
     assert facts["evaluations"][0]["loss"] == pytest.approx(other["evaluations"][0]["loss"], rel=0.8)
+
+
+def test_the_poisoned_row_is_named(school: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one row makes the loss no number, the error names its place in the data, as for every trainer."""
+    compute, poison = SafeDistillation.compute_loss, sum(index(school.lab.dataset, "train")[5]["input_ids"])
+
+    def poisoned(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = compute(self, model, inputs, *args, **kwargs)
+        return loss * float("nan") if (inputs["input_ids"].sum(1) == poison).any() else loss
+
+    monkeypatch.setattr(SafeDistillation, "compute_loss", poisoned)
+    with pytest.raises(TrainingError, match=r"alone, only this does: \S*train.jsonl:6; look at it"):
+        school.train(tmp_path / "out", max_steps=3, batch_size=8)
 
 
 # ------------------------------------------------------------ going on

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from components.core.errors import ConfigError, ModelLoadError
-from components.core.families import Sizes, families, family_of, read_families, sizes, target_modules, targets
-from components.training.flops import flops_per_token, matrix_weights, training_flops, utilisation
+from components.core.families import Sizes, facts, families, family_of, read_families, sizes, target_modules, targets
+from components.training.flops import flops_per_token, matrix_weights, training_flops
 from tests import tiny, tiny_families
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,6 +200,19 @@ def test_experts_are_addressed_as_parameters() -> None:
     )
 
 
+# ------------------------------------------------------------ for people
+
+
+def test_facts(tmp_path: Path) -> None:
+    """A model's facts are its family, its sizes, and its makers' sampling, its own configuration first (D4)."""
+    path = tiny.write_model(tmp_path / "tiny")
+    told = facts(path)
+    assert (told["family"], told["generation"]) == ("llama", {"temperature": 0.6, "top_p": 0.9})
+    assert (told["sizes"]["layers"], told["sizes"]["kv_heads"]) == (2, 2)
+    (path / "generation_config.json").write_text(json.dumps({"temperature": 0.2, "top_k": 40, "eos_token_id": 2}))
+    assert facts(path)["generation"] == {"temperature": 0.2, "top_p": 0.9, "top_k": 40}
+
+
 # ------------------------------------------------------------ FLOPs
 
 
@@ -210,7 +223,6 @@ def test_flops_by_hand() -> None:
     assert training_flops(1000, 1000, shape, 100) == 6 * 1000 + attention
     assert training_flops(1010, 10, shape, 100) == 4 * 1000 + 6 * 10 + attention
     assert training_flops(1000, 1000, Sizes(*[None] * 8), 100) == 6000
-    assert utilisation(50.0, 2e9, 1e12) == pytest.approx(0.1)
 
 
 def test_flops_of_a_network() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,55 @@ def test_paired_no_common_rows() -> None:
 def test_paired_uses_common_rows_only() -> None:
     """Rows that only one of them answered do not count."""
     assert judge("paired", board(base=[0, 0, 0], int4=[1] * 9)).figures["rows"] == 3
+
+
+def losses(metric: str = "nll", **values: Sequence[float]) -> Scoreboard:
+    """A scoreboard with a figure a row, of the benchmark that measures it."""
+    benchmark = "perplexity" if metric == "nll" else "exact_match"
+    return Scoreboard(
+        [
+            Measurement(
+                subject=name,
+                benchmark=benchmark,
+                metrics={metric: sum(found) / len(found)},
+                rows=[{"id": f"r{i}", metric: value} for i, value in enumerate(found)],
+            )
+            for name, found in values.items()
+        ]
+    )
+
+
+def drawn(seed: int, shift: float = 0.0, rows: int = 60) -> list[float]:
+    """Losses of rows around 2 nats, with noise."""
+    source = random.Random(seed)
+    return [2.0 + shift + source.gauss(0, 0.3) for _ in range(rows)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_paired_on_losses_without_a_gain(seed: int) -> None:
+    """Two draws of the same losses do not pass, nor does the same model against itself (F5)."""
+    assert not judge("paired", losses(base=drawn(seed), int4=drawn(seed + 100)), metric="nll").passed
+    same = judge("paired", losses(base=drawn(seed), int4=drawn(seed)), metric="nll")
+    assert (same.passed, same.figures["p"], same.figures["gain"]) == (False, 1.0, 0.0)
+
+
+def test_paired_rewards_the_lower_loss() -> None:
+    """Of a metric of which less is better the variant with less passes, and the one with more does not (F5)."""
+    better = judge("paired", losses(base=drawn(1), int4=drawn(2, -0.5)), metric="nll")
+    assert (better.passed, better.figures["test"]) == (True, "Wilcoxon")
+    assert better.figures["gain"] == pytest.approx(0.5, abs=0.15)
+    assert better.summary.startswith("nll less by +0.")
+    assert "nats against base on 60 rows" in better.summary
+    assert not judge("paired", losses(base=drawn(1), int4=drawn(2, 0.5)), metric="nll").passed
+    assert not judge("paired", losses(base=drawn(1), int4=drawn(2, -0.5)), metric="nll", min_gain=0.9).passed
+
+
+def test_paired_is_wilcoxons_test() -> None:
+    """p is that of the signed-rank test: six gains of different size and no loss, 1/64."""
+    on = losses("field_accuracy", base=[0.1] * 6, int4=[0.2, 0.3, 0.4, 0.5, 0.6, 0.75])
+    check = judge("paired", on, metric="field_accuracy")
+    assert check.figures["p"] == pytest.approx(1 / 64)
+    assert "field_accuracy +35.8%" in check.summary
 
 
 @pytest.mark.parametrize(("mine", "passed"), [(97, True), (96, False), (100, True)])

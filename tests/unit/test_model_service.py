@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from components.core.artifacts import hash_directory, hash_json
 from components.core.errors import ConfigError, ModelLoadError, TrainingError
 from components.core.events import Event, EventBus, ModelLoaded, PassStarted
 from components.core.machine import machine
 from components.core.recipe import parse_recipe
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext
-from components.services.model import ModelService
+from components.services.model import ModelService, _described
 from components.services.optimization import OptimizationService
 from tests import tiny
 from tests.conftest import Lab
@@ -51,6 +52,22 @@ def test_nothing_is_loaded_before_it_is_asked_for(lab: Lab, models: ModelService
     assert [(event.kind, event.backend, event.seconds > 0) for event in loaded] == [("model", "torch", True)]
     assert loaded[0].subject == lab.base.meta["name"]
     assert torch.equal(logits(network), logits(load_causal_lm(lab.base.path)))
+
+
+def test_what_a_model_is_like_is_told(lab: Lab) -> None:
+    """A fetched model's manifest says its family, sizes and sampling; they are no part of its digest (E17)."""
+    profile = lab.base.meta["profile"]
+    assert (profile["family"], profile["sizes"]["hidden_size"]) == ("llama", 64)
+    assert profile["generation"]
+    assert lab.base.digest == hash_json(hash_directory(lab.base.path))
+
+
+def test_a_model_that_cannot_be_described(tmp_path: Path) -> None:
+    """A model without a configuration has no profile; it is refused by who opens it, not here."""
+    (tmp_path / "config.json").write_text("[]")
+    assert _described(tmp_path, "") == {}
+    (tmp_path / "config.json").unlink()
+    assert _described(tmp_path, "") == {}
 
 
 def test_forced(lab: Lab, models: ModelService, loaded: list[ModelLoaded]) -> None:

@@ -364,3 +364,22 @@ def test_off_is_as_before(tmp_path: Path, one_thread: None) -> None:
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
     assert batch.keys() == {"input_ids", "labels", "attention_mask"}
     assert "packs" not in figures
+
+
+def test_rows_in_packs_are_counted(tmp_path: Path, one_thread: None) -> None:
+    """A batch says how many rows and tokens are in it, and the model is told neither, in evaluation too."""
+    rows = some_rows(MANY)
+    packs = PackedRows(rows, 96, 17)
+    for flat in (True, False):
+        batch = PackCollator(0, flat)([packs[0], packs[1]])
+        assert int(batch["rows"]) == len(packs.packs[0]) + len(packs.packs[1])
+        assert int(batch["tokens"]) == sum(MANY[row] for pack in packs.packs[:2] for row in pack)
+    model, told = tiny.network(), set[str]()
+    forward = model.model.forward
+    model.model.forward = lambda *args, **inputs: told.update(inputs) or forward(*args, **inputs)
+    run, trainer, _ = sft(tmp_path, rows, EventBus(), model, **(PACKED | {"max_steps": len(packs), "batch_size": 1}))
+    assert run.meter.rows == len(MANY)
+    batch = trainer._prepare_inputs(PackCollator(0, False)([packs[0]]))
+    trainer.prediction_step(trainer.model, dict(batch), prediction_loss_only=True)
+    assert "position_ids" in told
+    assert not {"rows", "tokens"} & told

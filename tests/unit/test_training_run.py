@@ -28,6 +28,7 @@ from components.interfaces import StepContext
 from components.training.memory import is_out_of_memory, next_setting
 from components.training.meter import Meter
 from components.training.setting import Setting, applied
+from components.training.state import load_tensors
 from tests import tiny
 
 HARD = {
@@ -226,8 +227,51 @@ def test_early_stopping_and_best_weights(lab: Any, tmp_path: Path) -> None:
     assert figures["steps"] == 3
     assert figures["best_step"] == 1
     assert [event.step for event in told] == [1, 2, 3]
-    one = train(lab, tmp_path / "one", max_steps=1, scheduler="constant", evaluate=None)
-    assert one["steps"] == 1
+    # the weights after the first step of the same run, not those after the third
+    stopped = EventBus()
+    stopped.on(TrainStep, lambda event: os.kill(os.getpid(), signal.SIGTERM) if event.step == 1 else None)
+    with pytest.raises(TrainingInterrupted):
+        train(lab, tmp_path / "first", stopped, evaluate=None, checkpoint={"every": 1})
+    first = load_tensors(tmp_path / "first-checkpoints" / "step-00000001" / "weights.safetensors")
+    result = load_tensors(tmp_path / "out" / "adapter_model.safetensors")
+    assert len(first) == len(result)
+    for name, weight in result.items():
+        assert torch.equal(weight, first[name.replace(".weight", ".default.weight")]), name
+
+
+def test_a_stop_is_remembered(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that stopped early and was killed before it was saved does not train on when it goes on."""
+    from components.training import run
+
+    evaluate = {"every": 1, "rows": 4, "patience": 2, "min_delta": 100.0, "keep": "best"}
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "_finish", killed)
+        with pytest.raises(Killed):
+            train(lab, tmp_path / "out", evaluate=evaluate, checkpoint={"every": 3})
+    steps, bus = list[TrainStep](), EventBus()
+    bus.on(TrainStep, steps.append)
+    figures = train(lab, tmp_path / "out", bus, evaluate=evaluate, checkpoint={"every": 3})
+    assert not steps
+    assert (figures["steps"], figures["best_step"]) == (3, 1)
+
+
+def test_eval_rows_that_are_all_too_long(lab: Any, tmp_path: Path) -> None:
+    """Eval rows beyond `max_length` leave nothing to evaluate on, which is said before the first step."""
+    settings = {"max_length": 142, "max_too_long_fraction": 0.9, "evaluate": {"every": 1}}
+    dataset = lab.dataset.model_copy(update={"path": tmp_path / "dataset"})
+    import shutil
+
+    shutil.copytree(lab.dataset.path, dataset.path)
+    shutil.copyfile(dataset.path / "train.arrow", dataset.path / "eval.arrow")
+    from components.training.rows import eval_rows
+
+    config = registry.get("trainer", "sft").Config(**(HARD | settings | {"max_length": 16}))
+    with pytest.raises(TrainingError, match="every eval row is longer than max_length=16"):
+        eval_rows(dataset, tiny.tokenizer(), config)
 
 
 def test_empty_eval_split(lab: Any, tmp_path: Path) -> None:

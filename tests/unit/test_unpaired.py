@@ -10,7 +10,7 @@ import pytest
 import torch
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, TrainingError
 from components.core.events import EventBus, TrainStep
 from components.core.kinds import registry
 from components.core.safeload import load_causal_lm, load_tokenizer
@@ -159,3 +159,24 @@ def test_one_answer_at_a_time_cannot_be_mismatched(lab: Any, datasets_by_shape: 
     trainer = kto(batch_size=1, loss_type="apo_zero_unpaired")
     facts = trainer.train(lab.base, datasets_by_shape["unpaired"], tmp_path, StepContext(17, EventBus()))
     assert facts["steps"] == 3
+
+
+@pytest.mark.parametrize("shape", ["unpaired", "preference"])
+def test_the_poisoned_row_is_named(
+    shape: str, lab: Any, datasets_by_shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one answer makes the loss no number, the error names the place of its row in the data."""
+    compute, rows = SafeKto.compute_loss, answers_of(lab, datasets_by_shape[shape])
+    poison = sum(rows.tokens(5)[0])
+    same = [number for number in range(len(rows)) if sum(rows.tokens(number)[0]) == poison]
+    assert same == [5]
+
+    def poisoned(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = compute(self, model, inputs, *args, **kwargs)
+        return loss * float("nan") if (inputs["input_ids"].sum(1) == poison).any() else loss
+
+    monkeypatch.setattr(SafeKto, "compute_loss", poisoned)
+    settings = {"max_steps": 12, "warmup_steps": 12, "learning_rate": 1e-6}
+    trainer, context = kto(**settings), StepContext(17, EventBus())
+    with pytest.raises(TrainingError, match=r"alone, only this does: \S*train.jsonl:6; look at it"):
+        trainer.train(lab.base, datasets_by_shape[shape], tmp_path, context)
