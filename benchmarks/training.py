@@ -40,7 +40,7 @@ def sft(bench: Bench, options: argparse.Namespace) -> Measured:
     other = llamafactory.find(options.llamafactory, install=not options.quick)
     if not other.python:
         print(f"without LLaMA-Factory: {other.why_not}")
-    steps, rounds = (3, 1) if options.quick else (10, 3)
+    steps, rounds = (3, 1) if options.quick else (20, 2)
     figures, notes = measure_sft(bench, steps, rounds, other)
     version = llamafactory.VERSION if other.python else f"not installed: {other.why_not}"
     return figures, {**notes, "rounds": rounds, "llamafactory": version}
@@ -55,7 +55,7 @@ def dpo(bench: Bench, options: argparse.Namespace) -> Measured:
 
 def overhead(bench: Bench, options: argparse.Namespace) -> Measured:
     """Short steps, one row each, so that what is added to a step weighs most; long enough for a checkpoint."""
-    steps, rounds = (6, 1) if options.quick else (52, 3)
+    steps, rounds = (6, 1) if options.quick else (52, 2)
     rows = first_lines(TRIAGE / "train.jsonl", steps, bench.folder / "overhead.jsonl")
     step = {"type": "sft", "batch_size": 1, "max_steps": steps, "learning_rate": 2.0e-3, "lora": LORA}
     recipe = bench.recipe("overhead", rows, step)

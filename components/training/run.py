@@ -426,7 +426,7 @@ class Run:
         return sum(gather_object([count]))
 
     def _tier(self) -> str:
-        """What a second run of the same recipe gives: the same bytes or not; for that, measured choices must be said."""
+        """What a second run of the recipe gives: the same bytes or not; for that, measured choices must be said."""
         exact = self.config.determinism == "exact"
         return "exact with this speed choice" if exact and self.config.speed == "auto" else self.config.determinism
 
