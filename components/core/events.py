@@ -190,8 +190,10 @@ class EpochFinished(Event, topic="training.epoch"):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event, topic="checkpoint.saved"):
-    """Everything needed to go on from this step was committed, `size` bytes. The last one is the result itself: its
-    directory is the stage's own and moves into the store when the stage ends."""
+    """Everything needed to go on from this step was committed, `size` bytes.
+
+    The last one is the result itself: its directory is the stage's own and moves into the store when the stage ends.
+    """
 
     path: str
     step: int

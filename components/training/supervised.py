@@ -22,6 +22,7 @@ class SafeSft(Guarded, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, packing: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.evaluated = [0.0, 0]
         if packing:
             self._pack()
 
