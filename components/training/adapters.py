@@ -11,6 +11,7 @@ to its initial state, which `attach` keeps in the trainer's scratch folder.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import warnings
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
+from components.core.artifacts import Artifact, write_json
 from components.core.component import StrictConfig
 from components.core.errors import ConfigError, did_you_mean, require
 from components.core.families import Family, targets
@@ -327,3 +329,13 @@ def trainable_parameters(network: Any) -> tuple[int, int]:
 
     trainable, total = PeftModel.get_nb_trainable_parameters(network)
     return int(trainable), int(total)
+
+
+def stable_adapter_config(path: Path, model: Artifact) -> None:
+    """Same adapter, same bytes: PEFT writes sets in random order, and the path of the base on this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = f"sha256:{model.digest}"
+    for key, value in config.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            config[key] = sorted(value)
+    write_json(path, dict(sorted(config.items())))

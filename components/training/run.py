@@ -9,7 +9,6 @@ A trainer says what is trained on what; this says everything that is the same fo
 from __future__ import annotations
 
 import gc
-import json
 import math
 import shutil
 import time
@@ -20,18 +19,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import Artifact, write_json
+from components.core.artifacts import Artifact
 from components.core.dataset import token_lengths
 from components.core.errors import TrainingError, TrainingInterrupted
 from components.core.events import CheckpointLoaded, CheckpointSaved, Event, SpeedChosen, TrainingAdapted
-from components.core.families import Family, family_of, sizes
+from components.core.families import Family, family_of
 from components.core.machine import peak_rss
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext
-from components.training.adapters import attach, quantization_config, save_adapter
+from components.training.adapters import attach, quantization_config, save_adapter, stable_adapter_config
 from components.training.ceiling import energy_joules, peak_flops
 from components.training.checkpoints import Checkpoint, CheckpointFolder
 from components.training.config import STEPS, TrainingConfig
+from components.training.fits import check_fits
 from components.training.flops import flops_per_token
 from components.training.memory import difference, is_out_of_memory, next_setting
 from components.training.meter import Meter
@@ -454,26 +454,9 @@ class Run:
         self.tokenizer.save_pretrained(self.out)
         adapter = self.out / "adapter_config.json"
         if adapter.is_file():
-            _stable_adapter_config(adapter, self.model)
+            stable_adapter_config(adapter, self.model)
         (self.out / "README.md").unlink(missing_ok=True)
         shutil.rmtree(self.out / ".trainer", ignore_errors=True)
-
-
-def check_fits(network: Any, tokenizer: Any, longest: int) -> None:
-    """Refuse tokens that the model has no embedding for, and rows beyond its positions."""
-    largest = max(tokenizer.get_vocab().values())
-    places = network.get_input_embeddings().num_embeddings
-    if largest >= places:
-        raise TrainingError(
-            f"the tokenizer gives ids up to {largest}, but the model has embeddings for {places} tokens only; "
-            "they do not belong together: use the model's own tokenizer, or resize its embeddings"
-        )
-    positions = sizes(network.config).positions
-    if positions and longest > positions:
-        raise TrainingError(
-            f"rows or packs of up to {longest} tokens do not fit the model, which has {positions} positions; "
-            f"set max_length: {positions} or less"
-        )
 
 
 def _extra(meter: Meter) -> list[tuple[str, Any]]:
@@ -498,13 +481,3 @@ def _processes() -> Any:
     if torch.cuda.is_available():
         return PartialState(timeout=patience)
     return PartialState(cpu=True, backend="gloo", timeout=patience)
-
-
-def _stable_adapter_config(path: Path, model: Artifact) -> None:
-    """Same adapter, same bytes: PEFT writes sets in random order, and the path of the base on this machine."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = f"sha256:{model.digest}"
-    for key, value in config.items():
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            config[key] = sorted(value)
-    write_json(path, dict(sorted(config.items())))
