@@ -98,7 +98,8 @@ class CheckpointFolder:
 
     def _refuse_other_files(self) -> None:
         """Runs tidy up in their folder, so it must hold nothing else when the first of them takes it."""
-        others = [file.name for file in self.root.iterdir() if file.name != ".lock"]
+        ours = (".lock", f".{IDENTITY}")  # what a kill in the first moment leaves
+        others = [file.name for file in self.root.iterdir() if file.name not in ours]
         if others and not (self.root / IDENTITY).is_file():
             raise TrainingError(
                 f"'{self.root}' holds other things ('{others[0]}'); name a new or an empty folder (checkpoint.folder)"

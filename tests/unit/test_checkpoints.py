@@ -164,6 +164,14 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "cache").is_dir()
 
 
+def test_a_kill_in_the_first_moment(tmp_path: Path) -> None:
+    """A folder that was claimed and killed before it said whose it is can be claimed again."""
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".identity.json").write_text("{")
+    with folder(tmp_path).claimed():
+        assert (tmp_path / "identity.json").is_file()
+
+
 def test_beginning_anew_takes_a_folder_over(tmp_path: Path) -> None:
     """With `resume: false` the checkpoints of another run make way."""
     place = folder(tmp_path)
