@@ -187,7 +187,7 @@ class Opaque:
         ([(1, {2: (3,)})], [[1, {"2": [3]}]]),
         ("line\nbreak \u2028 \u0000 and ü", "line\nbreak \u2028 \u0000 and ü"),
         ("lone \ud800 surrogate", "lone \ud800 surrogate"),
-        (STEP, str(STEP)),
+        pytest.param(STEP, str(STEP), id="event"),
         (10**30, 10**30),
         (None, None),
         (True, True),
