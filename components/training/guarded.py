@@ -79,7 +79,7 @@ class Guarded:
         self.lean = self.args.device.type == "cpu" and has_plain_head(self.model)
         if self.lean:
             self.add_head()
-        self.micro = 0
+        self.micro = self.saved_step = 0
         for callback in (_Watch(self), *run.hooks):
             self.add_callback(callback)  # type: ignore[attr-defined]
 
@@ -203,6 +203,7 @@ class Guarded:
             self.run.emit(CheckpointSaved(path=str(saved.path), step=step, size=size))
         else:
             self._write(None)
+        self.saved_step = step
         self.accelerator.wait_for_everyone()
 
     def _write(self, place: Path | None) -> Mapping[str, Any]:
@@ -327,6 +328,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_save = True
         if stop:
             control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # the last step saves nothing by itself; told to stop there, the run is not to begin what comes after training
+        if self.run.told_to_stop():
+            if self.trainer.saved_step != state.global_step:
+                self.trainer._save_checkpoint(self.trainer.model)
+            self.run.stop.heeded = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         evaluation, meter = self.run.config.evaluate, self.run.meter

@@ -113,23 +113,24 @@ class Run:
             if last:
                 self.meter.resumed_from.append(last.step)
                 self.emit(CheckpointLoaded(path=str(last.path), step=last.step))
-            if last and self._stopped_early():
+            if last and self._was_over(last):
                 trainer._load_from_checkpoint(str(last.path))
                 trainer.state.global_step = last.step
                 return self._finish(trainer)
             with without_casts(trainer.model, getattr(torch, setting.dtype)):
                 trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-            if self.stop.name and trainer.state.global_step < trainer.args.max_steps:
+            if self.stop.heeded:
                 raise TrainingInterrupted(
                     f"stopped by {self.stop.name} after step {trainer.state.global_step} of {trainer.args.max_steps}; "
                     "the checkpoint is saved, run again to go on"
                 )
             return self._finish(trainer)
 
-    def _stopped_early(self) -> bool:
-        """Whether the run had ended before it was killed, without a lower loss for too long."""
+    def _was_over(self, last: Checkpoint) -> bool:
+        """Whether the last step had been done before the run was stopped: of all, or without a lower loss too long."""
         evaluation = self.config.evaluate
-        return bool(evaluation and evaluation.patience and self.meter.stale >= evaluation.patience)
+        early = bool(evaluation and evaluation.patience and self.meter.stale >= evaluation.patience)
+        return early or last.step >= self.steps()
 
     def prepare(self, build: Build, setting: Setting) -> Any:
         """The network, opened and wrapped, in its trainer."""

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl+C while training: finish the step, save, stop. The second one stops at once."""
+"""SIGTERM and Ctrl+C while training: finish the step, save, stop. The second one stops at once.
+
+One that comes too late for that, while the result is being saved, is passed on when it is.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ class StopRequest:
     """Set by the first signal; asked at the end of each step."""
 
     name = ""
+    heeded = False
+    """Whether training stopped because of it, with a checkpoint."""
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.name:
@@ -35,3 +40,5 @@ def stop_request(wanted: bool = True) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if request.name and not request.heeded:
+        signal.raise_signal(signal.Signals[request.name])

@@ -145,6 +145,33 @@ def test_a_signal_saves_and_stops(number: int, lab: Any, tmp_path: Path) -> None
     assert hash_directory(tmp_path / "out") == hash_directory(tmp_path / "whole")
 
 
+def test_a_signal_in_the_last_step(lab: Any, tmp_path: Path) -> None:
+    """Told to stop when all steps are done, the run saves and stops; the next one has only the result to write."""
+    train(lab, tmp_path / "whole")
+    bus, steps = EventBus(), list[TrainStep]()
+    bus.on(TrainStep, lambda event: os.kill(os.getpid(), signal.SIGTERM) if event.step == 8 else None)
+    with pytest.raises(TrainingInterrupted, match="after step 8 of 8; the checkpoint is saved"):
+        train(lab, tmp_path / "out", bus)
+    again = EventBus()
+    again.on(TrainStep, steps.append)
+    assert train(lab, tmp_path / "out", again)["resumed_from"] == [8]
+    assert not steps
+    assert hash_directory(tmp_path / "out") == hash_directory(tmp_path / "whole")
+
+
+def test_a_signal_while_the_result_is_saved(lab: Any, tmp_path: Path) -> None:
+    """A signal that comes when training is over and its result is being saved is passed on, not swallowed."""
+    received, bus, out = list[int](), EventBus(), tmp_path / "out"
+    bus.on(CheckpointSaved, lambda event: os.kill(os.getpid(), signal.SIGTERM) if event.path == str(out) else None)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        train(lab, out, bus)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+    assert (out / "adapter_model.safetensors").is_file()
+
+
 def test_full_disk(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that does not fit stops the run with the remedy, and the last good one is gone on from."""
     import components.training.guarded as guarded
