@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RECIPE ?= configs/quickstart.yaml
+# tests at a time; each is a process of one thread
+WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
 .PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data \
@@ -15,10 +17,10 @@ run: setup data
 	$(BIN)/postmill run $(RECIPE)
 
 test: lint data
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term $(ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit tests/contract $(ARGS)
 
 test-slow: setup data
 	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
