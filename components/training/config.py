@@ -64,7 +64,9 @@ class Speed(StrictConfig):
     """How the arithmetic is done. What is not said follows from the machine, the model and the lengths of the rows."""
 
     threads: PositiveInt | None = None
-    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = None
+    attention: Literal["eager", "short", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = (
+        Field(None, description="short: ours, for half precision on a CPU; the others are transformers'")
+    )
     activation_checkpointing: bool = Field(False, description="compute layers twice instead of keeping activations")
     compile: bool = Field(False, description="torch.compile; pays off after hundreds of steps")
     chunk: PositiveInt = Field(2048, description="trained tokens whose logits are held at once")

@@ -19,11 +19,10 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from components.core.dataset import IGNORED
 from components.training.divergence import Mix, TaughtOutput, taught_loss
+from components.training.frozen_head import ROUND, fits, frozen_scores
 
 CHUNK = 2048
 """Positions whose logits are held at once; more are computed in pieces, and once more on the way back."""
-ROUND = 64
-"""Positions that the head multiplies are a multiple of this where kernels are compiled for each number."""
 ALTERED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
 
@@ -50,6 +49,7 @@ def add_lean_head(
     """
     model = network.get_base_model() if hasattr(network, "get_base_model") else network
     original = model.forward
+    frozen = frozen_scores(model.get_output_embeddings())
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -68,10 +68,13 @@ def add_lean_head(
         if taught is not None and mix is not None:
             total, kl, nll = taught_loss(head, hidden[labelled], labels[labelled], taught, mix, chunk)
             return TaughtOutput(loss=total / items, kl=kl, cross_entropy=nll)
-        if not scores:
-            total = total_loss(head, hidden[labelled], labels[labelled], chunk)
-            return FusedCausalLMOutput(loss=total / items, label_mask=labelled)
-        return _scored(head, hidden, labels, labelled, temperature, entropy)
+        short = fits(head, hidden) and temperature == 1.0 and not entropy
+        hidden, labels = hidden[labelled], labels[labelled]
+        if scores:
+            found = frozen(hidden, labels) if short else _scores(head, hidden, labels, temperature, entropy)
+            return _placed(labelled, *found)
+        total = -frozen(hidden, labels, top=False)[0].sum() if short else total_loss(head, hidden, labels, chunk)
+        return FusedCausalLMOutput(loss=total / items, label_mask=labelled)
 
     model.forward = types.MethodType(forward, model)
 
@@ -103,17 +106,21 @@ def logits_of(head: Any, hidden: Any) -> Any:
     return head(hidden)[:count].float()
 
 
-def _scored(
-    head: Any, hidden: Any, labels: Any, labelled: Any, temperature: float, entropy: bool
-) -> FusedCausalLMOutput:
-    logits, wanted = logits_of(head, hidden[labelled]), labels[labelled]
+def _scores(head: Any, hidden: Any, labels: Any, temperature: float, entropy: bool) -> tuple[Any, ...]:
+    """Log-probabilities of labels, whether each is the likeliest token, and the entropy if it is asked for."""
+    logits = logits_of(head, hidden)
     if temperature != 1.0:
         logits = logits / temperature
-    found = -functional.cross_entropy(logits, wanted, reduction="none")
-    best = logits.detach().argmax(-1) == wanted
+    found = -functional.cross_entropy(logits, labels, reduction="none")
+    best = logits.detach().argmax(-1) == labels
+    return (found, best, _entropy(logits.detach())) if entropy else (found, best)
+
+
+def _placed(labelled: Any, found: Any, best: Any, entropy: Any = None) -> FusedCausalLMOutput:
+    """What was found at labelled positions, where TRL looks for it: shape (batch, length - 1)."""
     # not computed unless asked for, and shown as such: few read the entropy, nobody the mean over the vocabulary
     unknown = torch.full(labelled.shape, torch.nan, device=found.device)
-    spread = torch.zeros_like(unknown).masked_scatter(labelled, _entropy(logits.detach())) if entropy else unknown
+    spread = unknown if entropy is None else torch.zeros_like(unknown).masked_scatter(labelled, entropy)
     return FusedCausalLMOutput(
         # masked_scatter keeps the graph connected even where no position is labelled
         log_probs=found.new_zeros(labelled.shape).masked_scatter(labelled, found),

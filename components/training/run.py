@@ -138,12 +138,15 @@ class Run:
         from transformers import set_seed
 
         from components.training.frozen import hold_frozen, may_hold
+        from components.training.frozen_norm import shorten_norms
         from components.training.fused_lora import fuse_lora
+        from components.training.short_attention import register_short_attention
 
         self.setting = setting
         set_seed(self.context.seed)
         network = self.open()
         check_fits(network, self.tokenizer, self.longest)
+        register_short_attention()
         if setting.attention:
             network.set_attn_implementation(setting.attention)
         self.hooks = self._hooks()
@@ -154,6 +157,7 @@ class Run:
             if setting.dtype != "float32" and may_hold(network):
                 hold_frozen(network, getattr(torch, setting.dtype))
                 fuse_lora(network)
+                shorten_norms(network)
         return build(network, self._arguments(setting))
 
     def _finish(self, trainer: Any) -> dict[str, Any]:

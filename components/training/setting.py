@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from components.core.families import Family
+from components.core.families import GENERIC, Family
 from components.core.machine import machine
 from components.training.config import Speed, TrainingConfig
 
 PADDED = 16
 """Width of batches in bfloat16 on a CPU. SmolLM2-135M, rows of 72 to 179 tokens: 8 to 32 are equally fast."""
-SHORT = 512
-"""Tokens up to which plain attention is used on a CPU; its memory grows with the square of the length."""
+SHORT_ROWS = 512
+"""Tokens up to which attention by plain products is used on a CPU; its memory grows with the square of the length."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ def by_rules(config: TrainingConfig, longest: int, family: Family | None = None)
 
     said = config.speed if isinstance(config.speed, Speed) else Speed()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # on a CPU the fused attention's backward pass is slower than plain matrix products on short rows
-    short = "eager" if device == "cpu" and longest <= SHORT else None
     dtype = _dtype(device) if config.dtype == "auto" else config.dtype
+    short = _short(dtype, family) if device == "cpu" and longest <= SHORT_ROWS else None
     return Setting(
         device=device,
         dtype=dtype,
@@ -65,6 +64,13 @@ def by_rules(config: TrainingConfig, longest: int, family: Family | None = None)
         bucketing=said.bucketing,
         pad_to=_pad_to(device, dtype),
     )
+
+
+def _short(dtype: str, family: Family | None) -> str:
+    """The fused attention's way back is slow on a CPU. Ours is for half precision and networks that are known to have
+    nothing about their attention that `sdpa` lacks."""
+    known = family is not None and family.name != GENERIC and family.attention.cpu == "sdpa"
+    return "short" if known and dtype != "float32" else "eager"
 
 
 def _pad_to(device: str, dtype: str) -> int:

@@ -79,9 +79,12 @@ def _ways(bench: _Bench, now: Setting) -> Iterator[tuple[str, Any, dict[str, Any
     if config.dtype == "auto" and bench.trains_in_bf16():
         other = "float32" if now.dtype == "bfloat16" else "bfloat16"
         yield "dtype", other, {"dtype": other}
-    for attention in ("eager", "sdpa", "flash_attention_2"):
-        available = attention != "flash_attention_2" or (now.device == "cuda" and find_spec("flash_attn"))
-        if attention != bench.attention() and available:
+    available = {
+        "short": now.device == "cpu" and now.dtype != "float32",
+        "flash_attention_2": now.device == "cuda" and find_spec("flash_attn"),
+    }
+    for attention in ("short", "eager", "sdpa", "flash_attention_2"):
+        if attention != bench.attention() and available.get(attention, True):
             yield "attention", attention, {"attention": attention}
     if now.device == "cpu":
         for threads in sorted({1, machine().cores // 2, machine().cores} - {0, now.threads}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -78,3 +79,53 @@ def test_merging_still_works(one_thread: None) -> None:
     fuse_lora(network)
     merged = network.merge_and_unload()
     assert not any("lora" in name for name, _ in merged.named_parameters())
+
+
+def gated(network: Any) -> list[Any]:
+    """The gated MLPs that are one function now."""
+    return [module for module in network.modules() if getattr(module.forward, "__name__", "") == "_gated_forward"]
+
+
+def test_a_gated_mlp_is_one_function(one_thread: None) -> None:
+    """The MLP of every layer takes the short way as a whole, with the gradients of its parts in turn."""
+    network, apart = adapted(), adapted()
+    fuse_lora(network)
+    fuse_lora(apart)
+    assert len(gated(network)) == 2
+    for module in gated(apart):
+        module.forward = types.MethodType(type(module).forward, module)
+    (logits, gradients), (expected, truth) = outcome(network), outcome(apart)
+    assert torch.equal(logits, expected)
+    for name, gradient in gradients.items():
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), truth[name].flatten(), dim=0) > 0.999, name
+        assert float(gradient.norm()) == pytest.approx(float(truth[name].norm()), rel=0.02), name
+
+
+def test_a_gated_mlp_of_another_kind_is_left_alone(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """One that does more than its three layers suggest keeps its own forward pass."""
+    network = adapted()
+    mlp = type(network.get_base_model().model.layers[0].mlp)
+    inner = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda self, x: inner(self, x) * 1.01)
+    assert fuse_lora(network) == 14
+    assert not gated(network)
+
+
+def test_an_mlp_with_a_part_of_an_adapter_is_left_alone(one_thread: None) -> None:
+    """Without an adapter on all three layers, those that have one are shortened by themselves."""
+    network = adapted()
+    partly = get_peft_model(tiny.network(), LoraConfig(r=4, target_modules=["gate_proj", "down_proj"]))
+    hold_frozen(partly, torch.bfloat16)
+    assert fuse_lora(partly) == 4
+    assert not gated(partly)
+    assert not gated(network)
+
+
+def test_hooks_are_called(one_thread: None) -> None:
+    """A layer that somebody listens to is still called."""
+    network, heard = adapted(), list[Any]()
+    network.get_base_model().model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: heard.append(1))
+    fuse_lora(network)
+    outcome(network)
+    assert len(gated(network)) == 1
+    assert heard == [1]
