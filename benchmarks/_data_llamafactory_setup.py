@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VERSION = "0.9.5"
-TORCH = "2.11.0"
-"""The last with a torchaudio for the same CUDA: newer ones install, and then LLaMA-Factory cannot be imported."""
+TORCH = ("torch==2.11.0", "torchaudio==2.11.0")
+"""They fit each other in the same version only; otherwise LLaMA-Factory installs and cannot be imported."""
 SCRIPT = Path(__file__).with_name("_data_llamafactory.py")
 
 
@@ -49,7 +49,7 @@ def _install(folder: Path, python: Path) -> str:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     commands = (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [*pip, "install", "--quiet", "--no-compile", f"llamafactory=={VERSION}", f"torch=={TORCH}"],
+        [*pip, "install", "--quiet", "--no-compile", f"llamafactory=={VERSION}", *TORCH],
         # datasets 4.0 imports from it what newer ones no longer have; only pictures and films need it
         [*pip, "uninstall", "--quiet", "--yes", "torchvision"],
     )
