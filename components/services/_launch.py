@@ -30,6 +30,8 @@ from components.core.recipe import Spec
 from components.interfaces import StepContext
 from components.services.application import opened_settings
 
+PATIENCE_S = 120
+"""Seconds that the processes may take to end a step and save, before they are killed."""
 JOB, EVENTS, FIGURES, FAILURE = "job.json", "events.jsonl", "figures.json", "failure-{}.json"
 LAST_WORDS = 8
 """Lines of the processes' own output that an error shows."""
@@ -42,7 +44,11 @@ def launch(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: S
         write_json(place / JOB, _job(spec, model, dataset, out, context))
         with (place / "output.txt").open("wb") as output:
             process = subprocess.Popen(
-                _command(spec, place), stdout=output, stderr=subprocess.STDOUT, env=_environment(spec)
+                _command(spec, place),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(spec),
+                start_new_session=True,  # Ctrl+C reaches them once, through us
             )
             with _signals_passed_on(process), _events_passed_on(place / EVENTS, context.bus):
                 code = process.wait()
@@ -72,7 +78,7 @@ def _command(spec: Spec, place: Path) -> list[str]:
     where = [f"--master-addr={launcher.address}", f"--master-port={launcher.port or _free_port()}"]
     return [
         *(sys.executable, "-m", "torch.distributed.run", *where),
-        *(f"--nnodes={launcher.machines}", f"--node-rank={launcher.machine_rank}"),
+        *(f"--nnodes={launcher.machines}", f"--node-rank={launcher.machine_rank}", f"--shutdown-timeout={PATIENCE_S}"),
         *(f"--nproc-per-node={launcher.processes}", "-m", "components.services._worker", str(place)),
     ]
 
@@ -90,12 +96,16 @@ def _free_port() -> int:
 
 @contextmanager
 def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """SIGTERM and Ctrl+C reach the processes, which finish their step, save and stop."""
+    """SIGTERM and Ctrl+C reach the processes, which finish their step, save and stop. One that comes when they have
+    ended well is received again afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    received = list[int]()
+
     def pass_on(number: int, frame: object) -> None:
+        received.append(number)
         process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -104,6 +114,8 @@ def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received and process.returncode == 0:
+        signal.raise_signal(received[0])
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class SafeDistillation(SafeSft):
         asked = Teacher(teacher, self.args.device, self.run.setting.dtype, min(top_k, size), self.mix.temperature, size)
 
         def told(done: int) -> None:
+            self.run.heed()
             self.run.emit(StageProgress(stage="train", name="teacher", done=done, total=len(needed)))
 
         size = self.args.per_device_train_batch_size

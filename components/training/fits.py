@@ -8,8 +8,8 @@ from components.core.errors import TrainingError
 from components.core.families import sizes
 
 
-def check_fits(network: Any, tokenizer: Any, longest: int) -> None:
-    """Refuse tokens that the model has no embedding for, and rows beyond its positions."""
+def check_fits(network: Any, tokenizer: Any, longest: int) -> int | None:
+    """Refuse tokens that the model has no embedding for, and rows beyond its positions; returns their number."""
     largest = max(tokenizer.get_vocab().values())
     places = network.get_input_embeddings().num_embeddings
     if largest >= places:
@@ -23,3 +23,4 @@ def check_fits(network: Any, tokenizer: Any, longest: int) -> None:
             f"rows or packs of up to {longest} tokens do not fit the model, which has {positions} positions; "
             f"set max_length: {positions} or less"
         )
+    return positions

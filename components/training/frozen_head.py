@@ -80,4 +80,5 @@ def frozen_scores(head: Any) -> Callable[..., tuple[Any, Any]]:
 def fits(head: Any, hidden: Any) -> bool:
     """Whether logits are a plain product with a matrix that stays as it is, in half precision on a CPU."""
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
-    return plain and hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    heard = head._forward_hooks or head._forward_pre_hooks
+    return plain and not heard and hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu")

@@ -124,8 +124,8 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _is_bare(layer: Any) -> bool:
-    """Whether a layer is nothing but its product, so that it need not be called."""
-    return layer.base_layer.bias is None and not any((layer._forward_hooks, layer._forward_pre_hooks))
+    """Whether a layer is nothing but its product, so that it need not be called: no bias, nobody who listens."""
+    return layer.base_layer.bias is None and not any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules())
 
 
 def _is_gated(mlp: Any, plain: Collection[Any]) -> bool:
@@ -133,11 +133,16 @@ def _is_gated(mlp: Any, plain: Collection[Any]) -> bool:
     parts = [getattr(mlp, name, None) for name in GATED]
     if not all(part in plain and _is_bare(part) for part in parts) or not callable(getattr(mlp, "act_fn", None)):
         return False
-    weight = mlp.gate_proj.base_layer.weight
+    weight, training = mlp.gate_proj.base_layer.weight, mlp.training
     x = torch.linspace(-2, 2, 2 * weight.shape[1], device=weight.device).reshape(2, -1)
-    with torch.no_grad(), torch.autocast(weight.device.type, weight.dtype):
-        gated = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
-        return bool(torch.equal(mlp(x), gated))
+    x = torch.cat([x, 1e3 * x])  # large ones too: what clips leaves small ones alone
+    try:
+        mlp.train()  # and what drops some does so in training alone
+        with torch.random.fork_rng(), torch.no_grad(), torch.autocast(weight.device.type, weight.dtype):
+            gated = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+            return bool(torch.equal(mlp(x), gated))
+    finally:
+        mlp.train(training)
 
 
 def _shortened(layer: Any, x: Any) -> bool:

@@ -23,7 +23,10 @@ from components.training.frozen_head import ROUND, fits, frozen_scores
 
 CHUNK = 2048
 """Positions whose logits are held at once; more are computed in pieces, and once more on the way back."""
-ALTERED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+ALTERED = (
+    *("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"),
+    *("logits_soft_cap", "output_logit_soft_cap", "logit_softcap", "logits_mup_width_multiplier"),
+)
 
 
 def has_plain_head(model: Any) -> bool:

@@ -37,7 +37,7 @@ def _lower_precision(now: Setting) -> Setting | None:
 
 
 def _cpu(now: Setting) -> Setting | None:
-    return None if now.device == "cpu" else now.changed(device="cpu", dtype="float32")
+    return None if now.device == "cpu" else now.changed(device="cpu", dtype="float32", attention="eager")
 
 
 RUNGS: dict[str, Callable[[Setting], Setting | None]] = {

@@ -79,6 +79,7 @@ class SafeDpo(Guarded, DPOTrainer):  # type: ignore[misc]
         order = sorted(range(len(rows)), key=lengths.__getitem__)
         chosen, rejected = torch.zeros(len(rows)), torch.zeros(len(rows))
         for start in range(0, len(order), size):
+            self.run.heed()
             numbers = order[start : start + size]
             batch = self._prepare_inputs(self.data_collator([rows[number] for number in numbers]))
             good, bad = self.compute_ref_log_probs(self.model, batch)

@@ -58,6 +58,7 @@ class Run:
         self.meter, self.hooks, self.stop = Meter(), list[Any](), StopRequest()
         self.setting: Setting
         self.paused = self._since = 0.0
+        self._joules: float | None = None
         self.rows_in_a_pass = 1
         self.packs: dict[str, float] = {}
         self.tried: list[dict[str, Any]] = []
@@ -95,6 +96,9 @@ class Run:
                 try:
                     return self._attempt(build, setting, last)
                 except Exception as error:
+                    if self.stop.name and not self.stop.heeded:
+                        # nobody is to take it for a step that failed, and go on with the next one
+                        raise TrainingInterrupted(f"told to stop by {self.stop.name}; before that: {error}") from error
                     setting = self._adapted(setting, error)
                 # only here has the traceback let go of the network that did not fit
                 gc.collect()
@@ -114,9 +118,7 @@ class Run:
                 self.meter.resumed_from.append(last.step)
                 self.emit(CheckpointLoaded(path=str(last.path), step=last.step))
             if last and self._was_over(last):
-                trainer._load_from_checkpoint(str(last.path))
-                trainer.state.global_step = last.step
-                return self._finish(trainer)
+                return self._ended(trainer, last)
             with without_casts(trainer.model, getattr(torch, setting.dtype)):
                 trainer.train(resume_from_checkpoint=str(last.path) if last else None)
             if self.stop.heeded:
@@ -125,6 +127,18 @@ class Run:
                     "the checkpoint is saved, run again to go on"
                 )
             return self._finish(trainer)
+
+    def _ended(self, trainer: Any, last: Checkpoint) -> dict[str, Any]:
+        """What is left when all steps were done before the run was stopped: all that happens around them."""
+        from transformers.trainer_utils import align_special_tokens
+
+        self.start_clock()
+        align_special_tokens(trainer.model, trainer.processing_class)
+        trainer._load_from_checkpoint(str(last.path))
+        trainer.state.global_step = last.step
+        for hook in self.hooks:
+            hook.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        return self._finish(trainer)
 
     def _was_over(self, last: Checkpoint) -> bool:
         """Whether the last step had been done before the run was stopped: of all, or without a lower loss too long."""
@@ -142,10 +156,12 @@ class Run:
         from components.training.fused_lora import fuse_lora
         from components.training.short_attention import register_short_attention
 
-        self.setting = setting
         set_seed(self.context.seed)
         network = self.open()
-        check_fits(network, self.tokenizer, self.longest)
+        positions = check_fits(network, self.tokenizer, self.longest)
+        if positions and self.longest + -self.longest % setting.pad_to > positions:
+            setting = setting.changed(pad_to=1)
+        self.setting = setting
         register_short_attention()
         if setting.attention:
             network.set_attn_implementation(setting.attention)
@@ -256,7 +272,13 @@ class Run:
         if self.config.speed == "auto":
             from components.training.speed import fastest
 
-            setting, tried = fastest(self, build, setting)
+            try:
+                setting, tried = fastest(self, build, setting)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                # training will meet it again, and go down the ladder
+                tried = [{"lever": "rules", "value": "as suggested", "skipped": "memory ran out"}]
             gc.collect()
         self.tried = tried
         self.emit(SpeedChosen(choice=setting.notes(), tried=tried))
@@ -361,8 +383,15 @@ class Run:
         from accelerate.utils import gather_object
 
         names = [name for name in gather_object([self.stop.name]) if name]
-        self.stop.name = names[0] if names else ""
+        if names:  # a signal that came meanwhile is told the next time
+            self.stop.name = names[0]
         return bool(names)
+
+    def heed(self) -> None:
+        """Stop now if told to: for what takes long before the first step, in a place where nothing is half done."""
+        if self.stop.name:
+            self.stop.heeded = True
+            raise TrainingInterrupted(f"stopped by {self.stop.name} before the first step; run again to train")
 
     def start_clock(self) -> None:
         """Begin to count seconds of training."""
@@ -432,8 +461,11 @@ class Run:
 
     def _tier(self) -> str:
         """What a second run of the recipe gives: the same bytes or not; for that, measured choices must be said."""
-        exact = self.config.determinism == "exact"
-        return "exact with this speed choice" if exact and self.config.speed == "auto" else self.config.determinism
+        if self.config.determinism != "exact":
+            return self.config.determinism
+        if self.meter.adapted:
+            return "exact until memory ran out"
+        return "exact with this speed choice" if self.config.speed == "auto" else "exact"
 
     def _cost(self, trainer: Any) -> dict[str, float]:
         """Utilisation of what the machine can do, measured just now, and energy where it is counted."""

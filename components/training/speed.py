@@ -46,6 +46,7 @@ def _climb(bench: _Bench, setting: Setting) -> tuple[Setting, list[dict[str, Any
     started, best = time.perf_counter(), bench.tokens_per_s(setting)
     tried: list[dict[str, Any]] = [_entry("rules", "as suggested", best, 1.0, True)]
     for lever, value, way in _ways(bench, setting):
+        bench.run.heed()
         if time.perf_counter() - started > max(LEAST, SHARE * bench.whole_run(best)):
             tried.append({"lever": lever, "value": value, "skipped": "measuring took a tenth of the training"})
             continue

@@ -168,6 +168,7 @@ class SafeKto(Guarded, KTOTrainer):  # type: ignore[misc]
         """How likely the untrained model finds each answer, and each mismatched one (nats, summed)."""
         size, found = self.args.per_device_train_batch_size, []
         for start in range(0, len(rows), size):
+            self.run.heed()
             batch = [rows[place] for place in range(start, min(start + size, len(rows)))]
             found.append(self.compute_ref_log_probs(self.model, self._prepare_inputs(self.data_collator(batch))))
         columns = zip(REFERENCE, zip(*found, strict=True), strict=True)

@@ -101,14 +101,27 @@ def test_a_gated_mlp_is_one_function(one_thread: None) -> None:
         assert float(gradient.norm()) == pytest.approx(float(truth[name].norm()), rel=0.02), name
 
 
-def test_a_gated_mlp_of_another_kind_is_left_alone(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """One that does more than its three layers suggest keeps its own forward pass."""
-    network = adapted()
+OTHERS: dict[str, Any] = {
+    "scales": lambda self, y: y * 1.01,
+    "clips": lambda self, y: y.clamp(-100, 100),
+    "drops some while training": lambda self, y: torch.nn.functional.dropout(y, 0.1, self.training),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_gated_mlp_of_another_kind_is_left_alone(
+    other: str, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """One that does more than its three layers suggest keeps its own forward pass; random numbers stay as they were."""
+    network = adapted().eval()  # as it is when a trainer gets it
     mlp = type(network.get_base_model().model.layers[0].mlp)
     inner = mlp.forward
-    monkeypatch.setattr(mlp, "forward", lambda self, x: inner(self, x) * 1.01)
+    monkeypatch.setattr(mlp, "forward", lambda self, x: OTHERS[other](self, inner(self, x)))
+    state = torch.get_rng_state()
     assert fuse_lora(network) == 14
     assert not gated(network)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not network.training
 
 
 def test_an_mlp_with_a_part_of_an_adapter_is_left_alone(one_thread: None) -> None:

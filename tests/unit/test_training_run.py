@@ -145,18 +145,75 @@ def test_a_signal_saves_and_stops(number: int, lab: Any, tmp_path: Path) -> None
     assert hash_directory(tmp_path / "out") == hash_directory(tmp_path / "whole")
 
 
-def test_a_signal_in_the_last_step(lab: Any, tmp_path: Path) -> None:
-    """Told to stop when all steps are done, the run saves and stops; the next one has only the result to write."""
-    train(lab, tmp_path / "whole")
+@pytest.mark.parametrize("way", [{}, {"lora": None}, {"callbacks": [{"type": "ema", "decay": 0.5}]}])
+def test_a_signal_in_the_last_step(lab: Any, tmp_path: Path, way: dict[str, Any]) -> None:
+    """Told to stop when all steps are done, the run saves and stops; the next one has only the result to write, the
+    average of the weights among it."""
+    whole = train(lab, tmp_path / "whole", **way)
     bus, steps = EventBus(), list[TrainStep]()
     bus.on(TrainStep, lambda event: os.kill(os.getpid(), signal.SIGTERM) if event.step == 8 else None)
     with pytest.raises(TrainingInterrupted, match="after step 8 of 8; the checkpoint is saved"):
-        train(lab, tmp_path / "out", bus)
+        train(lab, tmp_path / "out", bus, **way)
     again = EventBus()
     again.on(TrainStep, steps.append)
-    assert train(lab, tmp_path / "out", again)["resumed_from"] == [8]
+    figures = train(lab, tmp_path / "out", again, **way)
     assert not steps
     assert hash_directory(tmp_path / "out") == hash_directory(tmp_path / "whole")
+    assert (figures["resumed_from"], figures["losses"]) == ([8], whole["losses"])
+    assert 0 < figures["train_seconds"] < 60, "not the time since the machine was started"
+
+
+def test_a_stop_that_cannot_save(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the checkpoint of a stop fails, the error says so and still ends the whole run, not this step alone."""
+    from components.training.checkpoints import CheckpointFolder
+
+    def full(*_: Any) -> None:
+        raise TrainingError("the disk is full; make room")
+
+    monkeypatch.setattr(CheckpointFolder, "save", full)
+    bus = EventBus()
+    bus.on(TrainStep, lambda event: os.kill(os.getpid(), signal.SIGTERM) if event.step == 1 else None)
+    with pytest.raises(TrainingInterrupted, match="told to stop by SIGTERM; before that: the disk is full; make room"):
+        train(lab, tmp_path / "out", bus, checkpoint={"every": None})
+
+
+def test_a_signal_before_the_first_step(
+    lab: Any, datasets_by_shape: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is told to stop while it asks its reference stops there, instead of asking about all rows first."""
+    from components.training.preference import SafeDpo
+
+    asked, ask = list[int](), SafeDpo.compute_ref_log_probs
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        asked.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ask(self, *args)
+
+    monkeypatch.setattr(SafeDpo, "compute_ref_log_probs", interrupted)
+    trainer = registry.create("trainer", "dpo", max_steps=2, batch_size=4, lora={"r": 4})
+    context = StepContext(17, EventBus(), tmp_path / "checkpoints", {})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TrainingInterrupted, match="stopped by SIGTERM before the first step"):
+        trainer.train(lab.base, datasets_by_shape["preference"], tmp_path / "out", context)
+    assert len(asked) == 1
+
+
+def test_padding_stays_within_the_positions(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows fill all positions that a model has learnt, batches are not padded beyond them."""
+    from components.training import run
+
+    longest, check = list[int](), run.check_fits
+
+    def just_fits(network: Any, tokenizer: Any, most: int) -> int:
+        longest.append(most)
+        check(network, tokenizer, most)
+        return most
+
+    monkeypatch.setattr(run, "check_fits", just_fits)
+    figures = train(lab, tmp_path / "out", dtype="bfloat16", max_steps=1)
+    assert longest[0] % 16, "the control: rows are no multiple of the padding"
+    assert figures["speed"]["choice"]["pad_to"] == 1
 
 
 def test_a_signal_while_the_result_is_saved(lab: Any, tmp_path: Path) -> None:
@@ -402,6 +459,7 @@ def test_out_of_memory_goes_on_smaller(lab: Any, tmp_path: Path, short_of_memory
     assert [note["step"] for note in figures["adapted"]] == [4, 4]
     assert figures["steps"] == 8
     assert figures["resumed_from"] == [4]
+    assert figures["determinism"] == "exact until memory ran out"
 
 
 def test_the_same_steps_with_smaller_batches(lab: Any, tmp_path: Path) -> None:
@@ -428,6 +486,19 @@ def test_bottom_of_the_ladder(lab: Any, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(SafeSft, "compute_loss", fail)
     with pytest.raises(TrainingError, match=r"memory ran out with 4 rows.*nothing is left to try.*train an adapter"):
         train(lab, tmp_path / "out", out_of_memory=[])
+
+
+def test_memory_that_runs_out_while_measuring(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`speed: auto` that runs out of memory leaves it to the ladder, and says so."""
+    from components.training import speed
+
+    def greedy(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(speed, "fastest", greedy)
+    figures = train(lab, tmp_path / "out", speed="auto", max_steps=1)
+    assert figures["steps"] == 1
+    assert figures["speed"]["tried"][0]["skipped"] == "memory ran out"
 
 
 def test_measured_speed(lab: Any, tmp_path: Path) -> None:
