@@ -1,10 +1,11 @@
 """What a user of TRL writes for the same job, with TRL's defaults wherever the job does not ask for something else.
 
-    python -m benchmarks._training_plain_sft MODEL rows.jsonl OUT STEPS [--in-order]
+    python -m benchmarks._training_plain_sft MODEL rows.jsonl OUT STEPS [--in-order] [--float32 | --eager]
 
 `assistant_only_loss` refuses this model's chat template, so the rows become prompt and completion, which is TRL's other
 way to learn from answers only. `--in-order`: rows that are tokens and labels already, in the order of the file instead
-of TRL's shuffled one, for comparing losses. Prints the probe's report as JSON.
+of TRL's shuffled one, for comparing losses. `--float32`, `--eager`: another precision, another attention, to see what
+rounding alone does to a loss. Prints the probe's report as JSON.
 """
 
 import json
@@ -20,7 +21,11 @@ from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 model, file, out, steps = sys.argv[1:5]
 in_order = "--in-order" in sys.argv
-order = {"train_sampling_strategy": "sequential"} if in_order else {}
+other: dict = {"train_sampling_strategy": "sequential"} if in_order else {}
+if "--float32" in sys.argv:
+    other["bf16"] = False
+if "--eager" in sys.argv:
+    other["model_init_kwargs"] = {"attn_implementation": "eager"}
 
 rows = load_dataset("json", data_files=file, split="train")
 if not in_order:
@@ -37,7 +42,7 @@ trainer = SFTTrainer(
         use_cpu=True,  # without it TRL's default dtype, bfloat16, is refused
         report_to="none",
         seed=17,
-        **order,
+        **other,
     ),
     train_dataset=rows,
     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),

@@ -48,6 +48,10 @@ def measure_sft(bench: Bench, steps: int, rounds: int, other: Installed) -> tupl
     assert sorted(order) == list(range(steps * BATCH)), "our side did not train on every row once"
     same = in_order(labelled(bench, dataset), order, bench.folder / "in-order.jsonl")
     plain(bench, "sft trl, our order", "_training_plain_sft", same, steps, "--in-order")
+    plain(bench, "sft trl, eager", "_training_plain_sft", same, steps, "--in-order", "--eager")
+    exact = bench.recipe("sft-float32", rows, {**SFT, **LIKE_TRL, "max_steps": steps, "dtype": "float32"})
+    ours(bench, "sft ours, float32", exact)
+    plain(bench, "sft trl, float32", "_training_plain_sft", same, steps, "--in-order", "--float32")
     sides = [name for name in bench.runs if name.startswith("sft ")]
     judged = judge(bench, dataset.path, sides)
     speed = rate(count)
@@ -123,8 +127,10 @@ def beside_llamafactory(bench: Bench, speed: Callable[[Run], float]) -> dict[str
 
 
 def loss_figures(bench: Bench, judged: dict[str, dict[str, float]]) -> dict[str, Figure]:
-    """After the same tokens in the same order; and, without a target, with each side's own order."""
-    mine, same, own = (judged[f"sft {name}"] for name in ("ours", "trl, our order", "trl"))
+    """After the same tokens in the same order: as both sides train by default, and in float32, where rounding does not
+    blur it. Without a target, what rounding alone makes of plain TRL, and each side's own order."""
+    mine, same, own, eager = (judged[f"sft {name}"] for name in ("ours", "trl, our order", "trl", "trl, eager"))
+    mine_exact, theirs_exact = (judged[f"sft {name}"] for name in ("ours, float32", "trl, float32"))
 
     def training(name: str) -> float:
         return fmean(bench.runs[f"sft {name}"][0]["losses"][-SMOOTHED:])
@@ -148,6 +154,24 @@ def loss_figures(bench: Bench, judged: dict[str, dict[str, float]]) -> dict[str,
             "% apart",
             "<= 1",
             f"{training('ours'):.4f} and {training('trl, our order'):.4f}",
+        ),
+        "loss in float32, trained rows": Figure(
+            apart(mine_exact["train"], theirs_exact["train"]),
+            "% apart",
+            "<= 1",
+            f"{mine_exact['train']:.5f} and {theirs_exact['train']:.5f}",
+        ),
+        "loss in float32, held-out rows": Figure(
+            apart(mine_exact["eval"], theirs_exact["eval"]),
+            "% apart",
+            "<= 1",
+            f"{mine_exact['eval']:.5f} and {theirs_exact['eval']:.5f}",
+        ),
+        "plain TRL against itself, other attention": Figure(
+            apart(eager["train"], same["train"]),
+            "% apart",
+            "",
+            f"trained rows; held-out ones {apart(eager['eval'], same['eval']):.2f}",
         ),
         "loss on held-out rows, TRL's own order": Figure(own["eval"], "nats", "", f"ours {mine['eval']:.4f}"),
     }

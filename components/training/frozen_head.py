@@ -9,7 +9,6 @@ The idea of fused linear cross-entropy (Liger Kernel, arXiv:2410.10989), for a m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,21 +59,21 @@ class _LabelScores(torch.autograd.Function):  # type: ignore[misc]
         return direction * -to_found[:, None], None, None, None
 
 
-def frozen_scores(head: Any) -> Callable[..., tuple[Any, Any]]:
-    """A function of hidden states (positions, width) and labels (positions,) for a head that `fits`.
+class FrozenHead:
+    """What a head that `fits` makes of hidden states. Its matrix is rounded once, where autocast does in every pass."""
 
-    It gives the labels' log-probabilities and, unless `top` is false, whether each is the likeliest token.
-    """
-    rounded: list[Any] = []
+    def __init__(self) -> None:
+        self.weight: Any = None
+        self.rounded: Any = None
 
-    def scores(hidden: Any, labels: Any, top: bool = True) -> tuple[Any, Any]:
+    def scores(self, head: Any, hidden: Any, labels: Any, top: bool = True) -> tuple[Any, Any]:
+        """For hidden states (positions, width), the labels' log-probabilities and, with `top`, whether each is the
+        likeliest token, both (positions,)."""
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        if not rounded or rounded[0].dtype != dtype:
-            rounded[:] = [head.weight.detach().to(dtype)]  # once, where autocast would in every pass
-        found: tuple[Any, Any] = _LabelScores.apply(hidden, rounded[0], labels, top)
+        if self.weight is not head.weight or self.rounded.dtype != dtype:
+            self.weight, self.rounded = head.weight, head.weight.detach().to(dtype)
+        found: tuple[Any, Any] = _LabelScores.apply(hidden, self.rounded, labels, top)
         return found
-
-    return scores
 
 
 def fits(head: Any, hidden: Any) -> bool:

@@ -19,7 +19,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from components.core.dataset import IGNORED
 from components.training.divergence import Mix, TaughtOutput, taught_loss
-from components.training.frozen_head import ROUND, fits, frozen_scores
+from components.training.frozen_head import ROUND, FrozenHead, fits
 
 CHUNK = 2048
 """Positions whose logits are held at once; more are computed in pieces, and once more on the way back."""
@@ -52,7 +52,7 @@ def add_lean_head(
     """
     model = network.get_base_model() if hasattr(network, "get_base_model") else network
     original = model.forward
-    frozen = frozen_scores(model.get_output_embeddings())
+    frozen = FrozenHead()
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -73,10 +73,13 @@ def add_lean_head(
             return TaughtOutput(loss=total / items, kl=kl, cross_entropy=nll)
         short = fits(head, hidden) and temperature == 1.0 and not entropy
         hidden, labels = hidden[labelled], labels[labelled]
+        if short:
+            found = frozen.scores(head, hidden, labels, top=scores)
+        elif scores:
+            found = _scores(head, hidden, labels, temperature, entropy)
         if scores:
-            found = frozen(hidden, labels) if short else _scores(head, hidden, labels, temperature, entropy)
             return _placed(labelled, *found)
-        total = -frozen(hidden, labels, top=False)[0].sum() if short else total_loss(head, hidden, labels, chunk)
+        total = -found[0].sum() if short else total_loss(head, hidden, labels, chunk)
         return FusedCausalLMOutput(loss=total / items, label_mask=labelled)
 
     model.forward = types.MethodType(forward, model)

@@ -24,15 +24,14 @@ from components.core.dataset import token_lengths
 from components.core.errors import TrainingError, TrainingInterrupted
 from components.core.events import CheckpointLoaded, CheckpointSaved, Event, SpeedChosen, TrainingAdapted
 from components.core.families import Family, family_of
-from components.core.machine import peak_rss
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import StepContext
 from components.training.adapters import attach, quantization_config, save_adapter, stable_adapter_config
-from components.training.ceiling import energy_joules, peak_flops
+from components.training.ceiling import energy_joules
 from components.training.checkpoints import Checkpoint, CheckpointFolder
 from components.training.config import STEPS, TrainingConfig
+from components.training.figures import figures_of
 from components.training.fits import check_fits
-from components.training.flops import flops_per_token
 from components.training.memory import difference, is_out_of_memory, next_setting
 from components.training.meter import Meter
 from components.training.order import rows_in_a_pass
@@ -186,7 +185,7 @@ class Run:
             with self._room():
                 self._save(trainer.model, weights=not trainer.sharded)
             self.emit(CheckpointSaved(path=str(self.out), step=trainer.state.global_step))
-        return self._figures(trainer)
+        return figures_of(self, trainer)
 
     def _best(self, step: int | None) -> Checkpoint:
         found = next((known for known in self.folder.all() if known.step == step), None) if self.folder else None
@@ -398,12 +397,13 @@ class Run:
         self._since, self.paused = time.perf_counter(), 0.0
         self._joules = energy_joules()
 
-    def settle_energy(self) -> None:
-        """Take what the machine's counters rose by over into the meter, where there are any."""
+    def settle_energy(self) -> bool:
+        """Take what the machine's counters rose by over into the meter; whether there are any."""
         now = energy_joules()
         if now is not None and self._joules is not None:
             self.meter.joules += max(0.0, now - self._joules)  # a counter that wrapped around tells nothing
         self._joules = now
+        return now is not None
 
     def settle_clock(self) -> None:
         """Take the seconds since the last call over into the meter, without those of evaluations."""
@@ -427,56 +427,6 @@ class Run:
         sources = self.dataset.meta["sources"]["train"]
         return f"{sources[row['file'][0]]}:{row['line'][0]}"
 
-    def _figures(self, trainer: Any) -> dict[str, Any]:
-        self.settle_clock()
-        meter, world = self.meter, self.config.launcher.world
-        tokens = self._of_all(meter.tokens)
-        return {
-            "steps": trainer.state.global_step,
-            "final_loss": round(meter.losses[-1], 4),
-            "losses": [round(loss, 5) for loss in meter.losses],
-            "grad_norms": [round(norm, 5) for norm in meter.grad_norms],
-            "learning_rates": meter.learning_rates,
-            "tokens": tokens,
-            "tokens_per_s": round(tokens / meter.seconds if meter.seconds else 0.0, 1),
-            "train_seconds": round(meter.seconds, 1),
-            "rows": len(self.rows),
-            **({"processes": world} if world > 1 else {}),
-            **self.packs,
-            "dtype": self.setting.dtype,
-            "determinism": self._tier(),
-            "speed": {"choice": self.setting.notes(), "tried": self.meter.tried},
-            "peak_rss": peak_rss(),
-            **self._cost(trainer),
-            **{name: value for name, value in _extra(meter) if value},
-        }
-
-    def _of_all(self, count: int) -> int:
-        """The sum over all processes."""
-        if self.config.launcher.world == 1:
-            return count
-        from accelerate.utils import gather_object
-
-        return sum(gather_object([count]))
-
-    def _tier(self) -> str:
-        """What a second run of the recipe gives: the same bytes or not; for that, measured choices must be said."""
-        if self.config.determinism != "exact":
-            return self.config.determinism
-        if self.meter.adapted:
-            return "exact until memory ran out"
-        return "exact with this speed choice" if self.config.speed == "auto" else "exact"
-
-    def _cost(self, trainer: Any) -> dict[str, float]:
-        """Utilisation of what the machine can do, measured just now, and energy where it is counted."""
-        setting, mean = self.setting, self.meter.tokens // max(1, self.meter.rows)
-        ceiling = peak_flops(setting.device, setting.dtype, setting.threads)
-        flops = flops_per_token(trainer.model, mean) - trainer.spared_flops()
-        used = self.meter.tokens_per_s * flops / ceiling
-        self.settle_energy()
-        energy = {"energy_j": round(self.meter.joules, 1)} if self._joules is not None else {}
-        return {"utilisation": round(used, 4), "ceiling_gflops": round(ceiling / 1e9, 1), **energy}
-
     # ------------------------------------------------------------ saving
 
     def _save(self, network: Any, weights: bool = True) -> None:
@@ -494,18 +444,6 @@ class Run:
             stable_adapter_config(adapter, self.model)
         (self.out / "README.md").unlink(missing_ok=True)
         shutil.rmtree(self.out / ".trainer", ignore_errors=True)
-
-
-def _extra(meter: Meter) -> list[tuple[str, Any]]:
-    """Figures that only some runs have."""
-    return [
-        ("figures", meter.figures),
-        ("evaluations", meter.evaluations),
-        ("samples", meter.samples),
-        ("adapted", meter.adapted),
-        ("resumed_from", meter.resumed_from),
-        ("best_step", meter.best_step),
-    ]
 
 
 def _processes() -> Any:

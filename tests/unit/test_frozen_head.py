@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from components.training.frozen_head import ROWS, fits, frozen_scores
+from components.training.frozen_head import ROWS, FrozenHead, fits
 from components.training.head import add_lean_head
 from tests import tiny
 
@@ -35,7 +35,7 @@ def test_numbers_and_gradients(count: int, one_thread: None) -> None:
         logits = layer(hidden).float()
         expected = -functional.cross_entropy(logits, labels, reduction="none")
         (truth,) = torch.autograd.grad((expected * weights).sum(), hidden)
-        found, best = frozen_scores(layer)(hidden, labels)
+        found, best = FrozenHead().scores(layer, hidden, labels)
     (gradient,) = torch.autograd.grad((found * weights).sum(), hidden)
     assert torch.allclose(found, expected.detach(), atol=1e-5)
     assert torch.equal(best, logits.argmax(-1) == labels)
@@ -46,9 +46,20 @@ def test_no_position_at_all(one_thread: None) -> None:
     """A batch without a label gives an empty result and no gradient, and no error."""
     hidden, labels = rows(0)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = frozen_scores(head())(hidden, labels)
+        found, _ = FrozenHead().scores(head(), hidden, labels)
     found.sum().backward()
     assert (found.shape, hidden.grad.shape) == ((0,), (0, WIDTH))
+
+
+def test_another_matrix_is_noticed(one_thread: None) -> None:
+    """What was rounded for one matrix is not used for another, nor for another precision."""
+    hidden, labels = rows(3)
+    frozen, other = FrozenHead(), head()
+    other.weight.data.mul_(2)
+    for layer, dtype in ((head(), torch.bfloat16), (other, torch.bfloat16), (other, torch.float16)):
+        with torch.autocast("cpu", dtype):
+            expected = -functional.cross_entropy(layer(hidden).float(), labels, reduction="none")
+            assert torch.allclose(frozen.scores(layer, hidden, labels)[0], expected, atol=1e-5)
 
 
 def test_only_a_plain_frozen_matrix(one_thread: None) -> None:
