@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from trl import SFTTrainer
 
 from components.core.dataset import IGNORED
+from components.training.frozen import HALF
 from components.training.guarded import Guarded
 from components.training.head import has_plain_head
 from components.training.packing import COUNTS, PIECES, PackCollator, PackedRows, check_packing, wants_flat
@@ -29,7 +30,9 @@ class SafeSft(Guarded, SFTTrainer):  # type: ignore[misc]
     def _pack(self) -> None:
         """Packs take the place of rows; a model that cannot keep the rows of a pack apart stops the run here."""
         flat = wants_flat(self.model)
-        with self.accelerator.autocast() if flat else nullcontext():  # FlashAttention knows no fp32
+        half = flat or any(weight.dtype in HALF for weight in self.model.parameters())
+        # neither FlashAttention nor frozen weights that are held in half precision take float32
+        with self.accelerator.autocast() if half else nullcontext():
             check_packing(self.model, self.train_dataset[: sum(PIECES)]["input_ids"])
         self.train_dataset = PackedRows(self.train_dataset, self.args.max_length, self.args.seed)
         if self.eval_dataset is not None:

@@ -542,3 +542,10 @@ def test_passes_decide_the_steps(lab: Any, tmp_path: Path) -> None:
     settings = {"batch_size": 4, "accumulate": 2, "epochs": 1.0}
     assert train(lab, tmp_path / "one", max_steps=None, **settings)["steps"] == 3
     assert train(lab, tmp_path / "two", max_steps=2, **settings)["steps"] == 2
+
+
+def test_packs_in_half_precision(lab: Any, tmp_path: Path) -> None:
+    """Packing goes with an adapter on frozen weights that are held in bfloat16."""
+    figures = train(lab, tmp_path / "out", dtype="bfloat16", packing=True, max_length=256, batch_size=2, max_steps=2)
+    assert figures["packs"] > 0
+    assert figures["steps"] == 2
