@@ -62,6 +62,7 @@ class StepContext:
 
     `scratch`: a folder that survives a kill and belongs to this step with these inputs (`identity`), for checkpoints.
     `inputs`: the further models that a trainer asked for (`Trainer.inputs`), by role.
+    `dataset`: validated rows, for a pass that calibrates or heals (`Pass.needs_rows`).
     """
 
     seed: int
@@ -69,6 +70,7 @@ class StepContext:
     scratch: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    dataset: Artifact | None = None
 
 
 # ---------------------------------------------------------------- models
@@ -156,6 +158,29 @@ class Pass(Component, ABC):
 
     consumes: ClassVar[tuple[str, ...]]
     produces: ClassVar[str]
+    not_after: ClassVar[frozenset[str]] = frozenset()
+    """Effects of earlier passes that it cannot follow: what is quantized is not quantized again."""
+    extras: ClassVar[Mapping[str, str]] = {}
+    """Optional modules that it imports, each with the extra of ours that brings it."""
+
+    @classmethod
+    def effects(cls, config: Any) -> frozenset[str]:
+        """What it does to a model that a later pass may mind: `quantized`, `sparse`."""
+        return frozenset()
+
+    @classmethod
+    def needs_rows(cls, config: Any) -> bool:
+        """Whether it reads the run's rows, to calibrate or to heal."""
+        return False
+
+    @classmethod
+    def refusal(cls, config: Any, kind: str, effects: frozenset[str]) -> str | None:
+        """Why it cannot take an artifact of this kind, on which earlier passes had these effects; None if it can."""
+        if kind not in cls.consumes:
+            return f"takes {' or '.join(cls.consumes)}, but the step before it gives {kind}"
+        if met := cls.not_after & effects:
+            return f"cannot follow a pass that leaves the model {' and '.join(sorted(met))}"
+        return None
 
     @abstractmethod
     def apply(
@@ -166,6 +191,10 @@ class Pass(Component, ABC):
     def estimated_bytes(self, parameters: int) -> int:
         """Disk the result will take for a model of this many weights."""
         return parameters * 4
+
+    def estimated_memory(self, parameters: int) -> int:
+        """Memory it takes at its peak, in bytes, for a model of this many weights: one copy and room to work."""
+        return parameters * 8
 
 
 # ---------------------------------------------------------------- inference

@@ -31,7 +31,7 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
             base = fetch_model(plan)
             dataset = validate(plan, base)
             trained = train(plan, base, dataset)
-            made = {name: optimize(plan, name, trained) for name in plan.optimize}
+            made = {name: optimize(plan, name, trained, dataset) for name in plan.optimize}
             variants = {name: artifact for name, artifact in made.items() if artifact is not None}
 
             parents = run.get(OptimizationService).parents(trained)

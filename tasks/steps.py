@@ -88,6 +88,7 @@ def validate(recipe: Recipe, base: Artifact) -> Artifact:
     service = current().get(DataService)
     dataset = service.validate(recipe.data, base)
     service.require(recipe, dataset, base)
+    current().get(OptimizationService).require(recipe.optimize, base)
     return dataset
 
 
@@ -104,9 +105,9 @@ def train(recipe: Recipe, base: Artifact, dataset: Artifact) -> Artifact:
 
 
 @step(name="optimize", task_run_name="optimize {name}")
-def optimize(recipe: Recipe, name: str, trained: Artifact) -> Artifact:
+def optimize(recipe: Recipe, name: str, trained: Artifact, dataset: Artifact) -> Artifact:
     """One variant of the trained model; None if it is skipped."""
-    return current().get(OptimizationService).variant(name, recipe.optimize[name], trained, recipe.seed)
+    return current().get(OptimizationService).variant(name, recipe.optimize[name], trained, recipe.seed, dataset)
 
 
 @step(name="benchmark", task_run_name="benchmark {spec.type}")

@@ -68,6 +68,13 @@ def _read(path: str) -> str:
         return ""
 
 
+def free_memory() -> int:
+    """Bytes that a process could take now without anything being swapped out."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def free_disk(path: Path) -> int:
     """Free bytes on the file system that will hold `path`."""
     return shutil.disk_usage(_existing(path)).free

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import core_schema
 
+from components.core.chains import chain_problems
 from components.core.component import StrictConfig
 from components.core.config import (
     NestedConfigError,
@@ -296,17 +297,8 @@ class Recipe(StrictConfig):
         for name, chain in self.optimize.items():
             if name in RESERVED_SUBJECTS or not name.replace("_", "").replace("-", "").isalnum():
                 yield f"optimize.{name}: choose another name (letters, digits, - and _; not {RESERVED_SUBJECTS})"
-            given = self.trained_kind
-            for position, spec in enumerate(chain):
-                if not spec.enabled:
-                    continue
-                takes, gives = spec.component.consumes, spec.component.produces
-                if given not in takes:
-                    yield (
-                        f"optimize.{name}.{position}: pass '{spec.type}' takes {' or '.join(takes)}, "
-                        f"but the step before it gives {given}"
-                    )
-                given = gives
+            for position, reason in chain_problems(chain, self.trained_kind):
+                yield f"optimize.{name}.{position}: {reason}"
 
     def _benchmark_problems(self) -> Iterable[str]:
         if not self.benchmark and (self.gate or self.register_as):

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from components.core.artifacts import Artifact
+from components.core.chains import chain_problems, missing_packages
 from components.core.component import StrictConfig
 from components.core.config import validation_problems
-from components.core.errors import ConfigError, StepSkipped
+from components.core.errors import ConfigError, MissingExtraError, PostmillError, StepSkipped
 from components.core.events import PassFinished, PassStarted
 from components.core.kinds import service
+from components.core.machine import free_memory, human_bytes
 from components.core.recipe import OfKind, Spec
 from components.interfaces import Pass, StepContext
 from components.services.optional import optional
@@ -39,6 +41,16 @@ def _parsed(steps: Sequence[str | Mapping[str, Any] | Spec]) -> list[Spec]:
         raise ConfigError([f"{'.'.join(map(str, at))}: {text}" for at, text in problems]) from error
 
 
+def effects_on(artifact: Artifact) -> frozenset[str]:
+    """What earlier passes did to it that a later one may mind."""
+    return frozenset(artifact.meta.get("effects", ()))
+
+
+def parameters_of(artifact: Artifact) -> int:
+    """Number of weights, counted by who made it; else what its bytes are in float32."""
+    return int(artifact.meta.get("parameters") or artifact.size // 4)
+
+
 @service("optimization")
 class OptimizationService:
     """Applies passes, one artifact each; chains that begin alike share the work."""
@@ -46,21 +58,53 @@ class OptimizationService:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    def variant(self, name: str, chain: Sequence[Spec], source: Artifact, seed: int) -> Artifact:
-        """The artifact at the end of the chain. Raises StepSkipped if a pass fails that is not required."""
+    def require(self, chains: Mapping[str, Sequence[Spec]], base: Artifact) -> None:
+        """Packages and memory that the chains will need, asked for before any work begins."""
+        missing = list(missing_packages(chains))
+        if missing:
+            raise MissingExtraError("; ".join(missing))
+        parameters, there = parameters_of(base), free_memory()
+        for name, chain in chains.items():
+            for spec in chain:
+                needed = spec.build().estimated_memory(parameters) if spec.enabled else 0
+                if needed > there:
+                    raise PostmillError(
+                        f"optimize.{name}: pass '{spec.type}' needs about {human_bytes(needed)} of memory for this "
+                        f"model, {human_bytes(there)} are free; close other programs, or take a smaller model"
+                    )
+
+    def variant(
+        self, name: str, chain: Sequence[Spec], source: Artifact, seed: int, dataset: Artifact | None = None
+    ) -> Artifact:
+        """The artifact at the end of the chain. Raises StepSkipped if a pass fails that is not required.
+
+        `dataset`: validated rows, for passes that calibrate or heal.
+        """
         for spec in chain:
             with _left_out(spec), optional(spec, self.workspace.bus, "optimize", f"{name}/{spec.type}"):
-                source = self._apply(name, spec, source, seed)
+                source = self._apply(name, spec, source, seed, dataset)
         return source
 
-    def named(self, steps: Sequence[str | Mapping[str, Any] | Spec], source: Artifact, seed: int = 17) -> Artifact:
+    def named(
+        self,
+        steps: Sequence[str | Mapping[str, Any] | Spec],
+        source: Artifact,
+        seed: int = 17,
+        dataset: Artifact | None = None,
+    ) -> Artifact:
         """The artifact after these passes, by name or as in a recipe; one that is unknown, unfit or fails raises."""
-        chain, kind = _parsed(steps), source.kind
-        for spec in chain:
-            if kind not in spec.component.consumes:
-                raise ConfigError(f"pass '{spec.type}' takes {' or '.join(spec.component.consumes)}, found {kind}")
-            kind = spec.component.produces
-        return self.variant("+".join(spec.type for spec in chain), chain, source, seed)
+        chain = _parsed(steps)
+        name = "+".join(spec.type for spec in chain)
+        problems = [text for _, text in chain_problems(chain, source.kind, effects_on(source))]
+        problems += [
+            f"pass '{spec.type}' needs rows to calibrate or heal with; give a dataset"
+            for spec in chain
+            if dataset is None and spec.enabled and spec.component.needs_rows(spec.config)
+        ]
+        if problems:
+            raise ConfigError(problems)
+        self.require({name: chain}, source)
+        return self.variant(name, chain, source, seed, dataset)
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
         """The inputs of an artifact that are needed to open it (an adapter's base model)."""
@@ -68,18 +112,27 @@ class OptimizationService:
             return {}
         return {"model": self.workspace.store.get(artifact.parents["model"])}
 
-    def _apply(self, name: str, spec: Spec, source: Artifact, seed: int) -> Artifact:
+    def _apply(self, name: str, spec: Spec, source: Artifact, seed: int, dataset: Artifact | None) -> Artifact:
         inputs = self.parents(source)
+        rows = dataset if spec.component.needs_rows(spec.config) else None
         step: Pass = spec.build()
-        parameters = sum(artifact.size for artifact in (source, *inputs.values())) // 4
+        parameters = sum(parameters_of(artifact) for artifact in (source, *inputs.values()))
 
         def make(out: Path) -> Mapping[str, Any]:
             bus, started = self.workspace.bus, time.perf_counter()
             bus.emit(PassStarted(variant=name, type=spec.type))
-            facts = step.apply(source, inputs, out, StepContext(seed, bus))
+            facts = step.apply(source, inputs, out, StepContext(seed, bus, dataset=rows))
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             seconds = round(time.perf_counter() - started, 2)
-            facts = {**facts, "bytes_before": source.size, "bytes_after": size, "seconds": seconds}
+            effects = sorted(effects_on(source) | spec.component.effects(spec.config))
+            facts = {
+                "parameters": parameters,
+                **facts,
+                "effects": effects,
+                "bytes_before": source.size,
+                "bytes_after": size,
+                "seconds": seconds,
+            }
             bus.emit(PassFinished(variant=name, type=spec.type, figures=facts))
             return facts
 
@@ -88,7 +141,7 @@ class OptimizationService:
             f"{name}/{spec.type}",
             spec.parts(),
             {**spec.identity(), "seed": seed},
-            {"source": source, **inputs},
+            {"source": source, **inputs, **({"dataset": rows} if rows else {})},
             spec.component.produces,
             make,
             lambda: step.estimated_bytes(parameters),

@@ -1,0 +1,1 @@
+"""What the optimization passes share: calibration, grids, layouts, sensitivities, parity."""
