@@ -125,14 +125,8 @@ class OptimizationService:
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             seconds = round(time.perf_counter() - started, 2)
             effects = sorted(effects_on(source) | spec.component.effects(spec.config))
-            facts = {
-                "parameters": parameters,
-                **facts,
-                "effects": effects,
-                "bytes_before": source.size,
-                "bytes_after": size,
-                "seconds": seconds,
-            }
+            measured = {"bytes_before": source.size, "bytes_after": size, "seconds": seconds}
+            facts = {"parameters": parameters, **facts, "effects": effects} | measured
             bus.emit(PassFinished(variant=name, type=spec.type, figures=facts))
             return facts
 

@@ -259,8 +259,8 @@ def test_named_passes(lab: Lab) -> None:
     [
         ([], "at least 1 item"),
         (["onx"], "unknown pass 'onx'; did you mean 'onnx'"),
-        (["onnx"], "pass 'onnx' takes model, found adapter"),
-        (["merge_adapter", "merge_adapter"], "pass 'merge_adapter' takes adapter, found model"),
+        (["onnx"], "pass 'onnx' takes model, but the step before it gives adapter"),
+        (["merge_adapter", "merge_adapter"], "pass 'merge_adapter' takes adapter, but the step before it gives model"),
         ([{"type": "onnx", "precison": "fp32"}], "unknown key 'precison'; did you mean 'precision'"),
     ],
 )
