@@ -1,0 +1,54 @@
+"""Where a network's blocks and matrices are, whatever its family calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from components.core.errors import ModelLoadError
+
+
+def decoder_layers(network: Any) -> nn.ModuleList:
+    """The blocks that hidden states go through, in order: the longest list of modules that are all of one class."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    blocks = [found for found in lists if len({type(block) for block in found}) == 1]
+    if not blocks:
+        raise ModelLoadError(f"found no list of decoder blocks in a {type(network).__name__}")
+    return max(blocks, key=lambda found: sum(p.numel() for p in found.parameters()))
+
+
+def block_linears(network: Any) -> dict[str, nn.Linear]:
+    """The linear layers inside the blocks, by their full name, in order."""
+    blocks = decoder_layers(network)
+    inside = {id(module) for block in blocks for module in block.modules()}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in inside
+    }
+
+
+def head_name(network: Any) -> str:
+    """Name of the matrix that turns hidden states into logits."""
+    head = network.get_output_embeddings()
+    return next(name for name, module in network.named_modules() if module is head)
+
+
+def embedding_name(network: Any) -> str:
+    """Name of the matrix that turns tokens into hidden states."""
+    embedding = network.get_input_embeddings()
+    return next(name for name, module in network.named_modules() if module is embedding)
+
+
+def is_tied(network: Any) -> bool:
+    """Whether the two are one matrix."""
+    head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
+    return head is not None and head.weight is embedding.weight
+
+
+def biases(network: Any, names: Iterator[str]) -> dict[str, Any]:
+    """The biases of these linear layers, by full name."""
+    found = {name: network.get_submodule(name).bias for name in names}
+    return {f"{name}.bias": bias for name, bias in found.items() if bias is not None}
