@@ -35,6 +35,7 @@ from components.core.data import (
 from components.core.events import EventBus
 from components.core.health import Health
 from components.core.recipe import Action, Spec
+from components.core.space import Point
 
 # those of the data stage stand in a file of their own
 __all__ = [
@@ -162,6 +163,8 @@ class Pass(Component, ABC):
     """Effects of earlier passes that it cannot follow: what is quantized is not quantized again."""
     extras: ClassVar[Mapping[str, str]] = {}
     """Optional modules that it imports, each with the extra of ours that brings it."""
+    alone: ClassVar[bool] = False
+    """Draws torch's random numbers, sets its threads or measures time: in a search no other pass runs beside it."""
 
     @classmethod
     def effects(cls, config: Any) -> frozenset[str]:
@@ -383,6 +386,10 @@ class Tracker(Component, ABC):
     def finish(self, status: Literal["FINISHED", "FAILED"]) -> None:
         """Close the run."""
 
+    def child(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Tracker | None:
+        """A run of its own below this one, opened; None where a tracker knows no runs inside of runs."""
+        return None
+
 
 # ---------------------------------------------------------------- the framework's own
 
@@ -391,6 +398,18 @@ class Preset(Component):
     """A chain of passes under one name. Never built: `chain` is written into the recipe in its place."""
 
     chain: ClassVar[tuple[Mapping[str, Any], ...]]
+
+
+class Sampler(Component, ABC):
+    """Says which chain of a search is tried next: `optimize: {search: {sampler: {type: tpe}, ...}}`."""
+
+    @abstractmethod
+    def rule(self, seed: int) -> Any:
+        """An `optuna.samplers.BaseSampler`."""
+
+    def points(self, space: Any) -> list[Point] | None:
+        """The points that it tries, where they are known beforehand; a ConfigError if it cannot search this space."""
+        return None
 
 
 class Optimizer(Component, ABC):

@@ -21,6 +21,7 @@ registry = Registry(
         Kind("optimizer", "components.interfaces:Optimizer", "components.optimizers"),
         Kind("reward", "components.interfaces:Reward", "components.rewards"),
         Kind("pass", "components.interfaces:Pass", "components.optimization"),
+        Kind("sampler", "components.interfaces:Sampler", "components.samplers"),
         Kind("preset", "components.interfaces:Preset", "components.presets"),
         Kind("backend", "components.interfaces:Backend", "components.backends"),
         Kind("benchmark", "components.interfaces:Benchmark", "components.benchmarks"),

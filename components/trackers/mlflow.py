@@ -136,6 +136,11 @@ class MlflowTracker(Tracker):
         self._batch(params=[(key, str(value)[:6000]) for key, value in params.items()])
         return str(self._run)
 
+    def child(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> MlflowTracker:
+        inner = MlflowTracker(self.config)
+        inner.start(name, params, {**tags, "mlflow.parentRunId": self._run})
+        return inner
+
     def tag(self, tags: Mapping[str, str]) -> None:
         self._batch(tags=list(tags.items()))
 

@@ -1,0 +1,187 @@
+"""The section `optimize` of a recipe: variants by name, and a search for more of them.
+
+    optimize:
+      fp32: basic
+      search:
+        space: [[{type: merge_adapter}, {type: onnx, precision: {any: [int8, int4]}}]]
+        budget: {bytes: 100MB, tpot_ms: 8}
+
+See `configs/search.yaml`; how a space is written stands in `components.core.space`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    PositiveInt,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import core_schema
+
+from components.core.chains import chain_problems
+from components.core.component import StrictConfig
+from components.core.config import validation_problems
+from components.core.errors import ConfigError, did_you_mean
+from components.core.kinds import registry
+from components.core.machine import bytes_of
+from components.core.space import Point, chain_at, samples
+from components.core.spec import Chain, OfKind, Spec, default_spec
+
+SEARCH = "search"
+"""The key of `optimize` that is no variant."""
+
+
+class _Parsed(StrictConfig):
+    chain: Chain
+
+
+def parsed_chain(plain: Any) -> list[Spec]:
+    """Passes of plain data, or the name of a preset; a ConfigError lists what is wrong with them."""
+    try:
+        return _Parsed.model_validate({"chain": plain}).chain
+    except ValidationError as error:
+        found = [(".".join(map(str, at[1:])), text) for at, text in validation_problems(error, _Parsed)]
+        raise ConfigError([f"{at}: {text}" if at else text for at, text in found]) from error
+
+
+def _template(plain: Any) -> Any:
+    """A chain with choices: each option is tried once, so that a mistake shows before any work."""
+    problems: dict[str, None] = {}
+    for point in samples(plain):
+        try:
+            parsed_chain(chain_at(plain, point))
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems))
+    return deepcopy(plain)
+
+
+Template = Annotated[
+    Any, AfterValidator(_template), WithJsonSchema({"anyOf": [{"type": "array", "items": {}}, {"type": "string"}]})
+]
+
+
+class ByName(OfKind):
+    """A component of a kind; its name alone is short for `{type: NAME}`."""
+
+    def parse(self, raw: Any) -> Spec | None:
+        return super().parse({"type": raw} if isinstance(raw, str) else raw)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [super().__get_pydantic_json_schema__(schema, handler), {"type": "string"}]}
+
+
+def _quick() -> Spec:
+    return Spec(kind="benchmark", type="agreement", config=registry.get("benchmark", "agreement").Config(rows=4))
+
+
+def _measures() -> list[Spec]:
+    return [default_spec("benchmark", "agreement"), default_spec("benchmark", "latency")]
+
+
+Limit = Annotated[float, BeforeValidator(bytes_of, json_schema_input_type=float | str)]
+
+
+class Search(StrictConfig):
+    """A search over chains of passes and their options; the best within the budget become variants."""
+
+    space: list[Template] = Field(min_length=1, description="chains, with {any: [...]} or {between: [...]} for values")
+    budget: dict[str, Limit] = Field({}, description="most that a figure may be (least, where more is better)")
+    sampler: Annotated[Spec, ByName("sampler")] = Field(
+        default_factory=lambda: default_spec("sampler", "tpe"), description="which chain is tried next"
+    )
+    trials: PositiveInt = 12
+    parallel: PositiveInt = Field(2, description="trials that are made at the same time; timings are taken one by one")
+    objectives: list[str] = Field(
+        ["mean_kl", "bytes", "tpot_ms"], min_length=1, description="figures that span the Pareto front"
+    )
+    quick: Annotated[Spec | None, OfKind("benchmark", optional=True)] = Field(
+        default_factory=_quick, description="cheap measure, after which a trial may be given up; null: none"
+    )
+    measure: list[Annotated[Spec, OfKind("benchmark")]] = Field(default_factory=_measures, min_length=1)
+    keep: PositiveInt = Field(2, description="variants that it gives at most")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        known = self.metrics()
+        problems = [
+            f"{key}: no benchmark in 'measure' reports '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})"
+            for key, names in (("budget", self.budget), ("objectives", self.objectives))
+            for name in names
+            if name not in known
+        ]
+        if len(set(self.objectives)) < len(self.objectives):
+            problems.append("objectives: one stands there twice")
+        try:
+            self.sampler.build().points(self.space_of_all)
+        except ConfigError as error:
+            problems += [f"space.{problem}" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+    def metrics(self) -> dict[str, Any]:
+        """What is measured of a trial, by name."""
+        return {metric.name: metric for spec in self.measure for metric in spec.component.metrics}
+
+    @property
+    def space_of_all(self) -> Any:
+        """The chains as one choice."""
+        return {"any": list(self.space)}
+
+    def chain(self, point: Point) -> list[Spec]:
+        """The passes of one point of the space."""
+        return parsed_chain(chain_at(self.space_of_all, point))
+
+    def chains(self) -> dict[str, list[Spec]]:
+        """Chains in which every option occurs, for checks before any work."""
+        return {f"{SEARCH}.space.{n}": self.chain(point) for n, point in enumerate(samples(self.space_of_all))}
+
+    def unfit(self, kind: str) -> Iterator[str]:
+        """A sentence for every pass of the space that cannot follow what stands before it."""
+        found = {
+            f"optimize.search.space.{int(next(iter(point.values())))}: {reason}": None
+            for point in samples(self.space_of_all)
+            for _, reason in chain_problems(self.chain(point), kind)
+        }
+        yield from found
+
+
+class Variants(dict[str, list[Spec]]):
+    """Chains of passes by the name of their variant, and what else is searched for."""
+
+    search: Search | None = None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Variants:
+        made = cls({name: chain for name, chain in given.items() if name != SEARCH})
+        made.search = given.get(SEARCH)
+        return made
+
+    def dump(self) -> dict[str, Any]:
+        """As in YAML."""
+        plain: dict[str, Any] = {name: [spec.dump() for spec in chain] for name, chain in self.items()}
+        return plain | ({SEARCH: self.search.model_dump(mode="json")} if self.search else {})
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        plain = core_schema.typed_dict_schema(
+            {SEARCH: core_schema.typed_dict_field(handler.generate_schema(Search), required=False)},
+            extras_schema=handler.generate_schema(Chain),
+            extra_behavior="allow",
+        )
+        return core_schema.no_info_before_validator_function(
+            lambda given: {**given, SEARCH: given.search} if isinstance(given, cls) and given.search else given,
+            core_schema.no_info_after_validator_function(cls.of, plain),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.dump),
+        )
