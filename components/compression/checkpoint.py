@@ -96,7 +96,7 @@ def _unpack(values: Any, bits: int, count: int) -> Any:
 def is_quantized(path: Path) -> bool:
     """Whether the directory holds packed matrices in this layout."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return config.get("quantization_config", {}).get("quant_method") == "olive"
+    return bool(config.get("quantization_config", {}).get("quant_method") == "olive")
 
 
 def read_codes(path: Path) -> tuple[dict[str, Codes], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -32,23 +31,19 @@ def block_linears(network: Any) -> dict[str, nn.Linear]:
 
 def head_name(network: Any) -> str:
     """Name of the matrix that turns hidden states into logits."""
-    head = network.get_output_embeddings()
-    return next(name for name, module in network.named_modules() if module is head)
+    return _name_of(network, network.get_output_embeddings())
 
 
 def embedding_name(network: Any) -> str:
     """Name of the matrix that turns tokens into hidden states."""
-    embedding = network.get_input_embeddings()
-    return next(name for name, module in network.named_modules() if module is embedding)
+    return _name_of(network, network.get_input_embeddings())
+
+
+def _name_of(network: Any, wanted: Any) -> str:
+    return str(next(name for name, module in network.named_modules() if module is wanted))
 
 
 def is_tied(network: Any) -> bool:
     """Whether the two are one matrix."""
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     return head is not None and head.weight is embedding.weight
-
-
-def biases(network: Any, names: Iterator[str]) -> dict[str, Any]:
-    """The biases of these linear layers, by full name."""
-    found = {name: network.get_submodule(name).bias for name in names}
-    return {f"{name}.bias": bias for name, bias in found.items() if bias is not None}
