@@ -82,13 +82,15 @@ def _stop_cleanly_on_sigterm() -> None:
 def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: float) -> None:
     from components.core.errors import GateNotPassed
     from flows.display import print_reasons, results_table, training_table
-    from flows.results import read_results, read_training
+    from flows.display_search import print_search
+    from flows.results import read_results, read_search, read_training
 
     folder = workspace.reports / plan.name
     board, verdict = read_results(folder)
     console.print()
     if verdict is None:
         console.print(training_table(plan, read_training(folder)))
+    print_search(console, read_search(folder), os.path.relpath(folder))
     if board.subjects():
         console.print(results_table(plan, board, verdict))
     if verdict is not None:

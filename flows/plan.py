@@ -49,7 +49,9 @@ def steps(recipe: Recipe) -> list[str]:
         f"optimize  {name}: {' -> '.join(_pass(spec.dump()) + _switch(spec) for spec in chain)}"
         for name, chain in recipe.optimize.items()
     ]
-    subjects = ", ".join(["base", "trained", *recipe.optimize])
+    lines += _search(recipe)
+    winners = [f"up to {recipe.optimize.search.keep} of the search"] if recipe.optimize.search else []
+    subjects = ", ".join(["base", "trained", *recipe.optimize, *winners])
     lines += [f"benchmark {spec.type} on {subjects}{_switch(spec)}" for spec in recipe.benchmark]
     lines += [f"gate      {spec.type}" for spec in recipe.gate]
     if recipe.register_as:
@@ -58,10 +60,22 @@ def steps(recipe: Recipe) -> list[str]:
     return lines
 
 
+def _search(recipe: Recipe) -> list[str]:
+    search = recipe.optimize.search
+    if search is None:
+        return []
+    budget = ", ".join(f"{name} {limit:g}" for name, limit in search.budget.items()) or "none"
+    return [
+        f"search    {search.trials} chains at most, {search.parallel} at a time, {search.sampler.type} over "
+        f"{len(search.space)} chain(s) with choices; budget: {budget}"
+    ]
+
+
 def estimate(recipe: Recipe, parameters: int, machine: Machine, rows: Rows = Rows()) -> Estimate:
     """Peak memory, disk of all artifacts, and training time for a model of this many weights."""
     weights = parameters * 4.0
-    passes = {str((name, i)): spec for name, chain in recipe.optimize.items() for i, spec in enumerate(chain)}
+    chains = {**recipe.optimize, **(recipe.optimize.search.chains() if recipe.optimize.search else {})}
+    passes = {str((name, i)): spec for name, chain in chains.items() for i, spec in enumerate(chain)}
     outputs = {str(spec.dump()): spec.build().estimated_bytes(parameters) for spec in passes.values()}
     dtype = machine.dtype()
     tokens = sum(_tokens(spec.config, rows) for spec in recipe.train if spec.enabled)

@@ -9,6 +9,7 @@ from typing import Any
 from components.interfaces import Measurement, Scoreboard
 from components.services.evidence import TRAINING, VERDICT
 from components.services.judging import Verdict
+from components.services.search import REPORT
 
 
 def read_results(folder: Path) -> tuple[Scoreboard, Verdict | None]:
@@ -25,3 +26,10 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
     """What every training step of the last run recorded, in order."""
     steps: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     return steps
+
+
+def read_search(folder: Path) -> dict[str, Any] | None:
+    """What a search found; None if there was none."""
+    file = folder / REPORT
+    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found

@@ -19,6 +19,7 @@ from components.services.data import load_rows
 from components.services.evidence import REPORT, training_chain, write_evidence
 from components.services.judging import read_verdict
 from components.services.model_registry import ModelRegistryService
+from components.services.search import add_search
 from components.services.tracking import loaded_plugins, plugin_tags
 from components.services.workspace import Workspace
 from tasks.steps import step
@@ -46,12 +47,16 @@ def record(
     measured: list[Artifact],
     verdict: Artifact | None,
     skipped: dict[str, str],
+    search: Artifact | None = None,
 ) -> None:
-    """Everything the verdict rests on; tracker and orchestrator take it from the folder."""
+    """Everything the verdict rests on, and the report of a search; tracker and orchestrator take it from the folder."""
     workspace = current().get(Workspace)
     folder = workspace.reports / recipe.name
     chain = training_chain(trained, workspace.store)
-    write_evidence(folder, recipe, dataset, measured, read_verdict(verdict) if verdict else None, skipped, chain)
+    ruling = read_verdict(verdict) if verdict else None
+    write_evidence(folder, recipe, dataset, measured, ruling, skipped, chain)
+    if search is not None:
+        add_search(folder, search)
     workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"] if verdict else None))
 
 

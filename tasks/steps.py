@@ -27,6 +27,7 @@ from components.services.data import DataService
 from components.services.judging import JudgingService
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
+from components.services.search import SearchService
 from components.services.training import TrainingService
 
 F = Callable[..., Any]
@@ -89,6 +90,7 @@ def validate(recipe: Recipe, base: Artifact) -> Artifact:
     dataset = service.validate(recipe.data, base)
     service.require(recipe, dataset, base)
     current().get(OptimizationService).require(recipe.optimize, base)
+    current().get(SearchService).require(recipe.optimize.search, base)
     return dataset
 
 

@@ -289,6 +289,18 @@ class ModelLoaded(Event, topic="model.loaded"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialFinished(Event, topic="search.trial"):
+    """A trial of a search ended: `finished`, `pruned` or `failed` (with the reason); figures as far as measured."""
+
+    number: int
+    state: str
+    reason: str
+    chain: Sequence[Mapping[str, Any]]
+    figures: Mapping[str, float]
+    artifact: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkStarted(Event, topic="benchmark.started"):
     """A benchmark begins on its subjects."""
 

@@ -24,7 +24,7 @@ from components.core.config import Override, apply_overrides, parse_assignments,
 from components.core.documents import Document, load_layers
 from components.core.errors import ConfigError
 from components.core.kinds import registry
-from components.core.search import Variants
+from components.core.search import TRIAL, Variants
 from components.core.secret import refuse_secrets
 from components.core.spec import KIND_MARK, OPTIONAL, SWITCHES, OfKind, Spec, default_spec
 
@@ -33,7 +33,7 @@ __all__ = ["KIND_MARK", "OPTIONAL", "SWITCHES", "OfKind", "Spec", "default_spec"
 
 Action = Literal["ignore", "quarantine", "fail"]
 """What happens to a row that breaks a rule."""
-RESERVED_SUBJECTS = ("base", "trained")
+RESERVED_SUBJECTS = ("base", "trained", TRIAL)
 
 
 def _rules(value: Any) -> Any:

@@ -38,6 +38,8 @@ from components.core.spec import Chain, OfKind, Spec, default_spec
 
 SEARCH = "search"
 """The key of `optimize` that is no variant."""
+TRIAL = "trial"
+"""How benchmarks call whatever is tried: equal chains have equal measurements, whatever number they have."""
 
 
 class _Parsed(StrictConfig):
@@ -142,6 +144,11 @@ class Search(StrictConfig):
     def chain(self, point: Point) -> list[Spec]:
         """The passes of one point of the space."""
         return parsed_chain(chain_at(self.space_of_all, point))
+
+    def plain(self, point: Point) -> list[dict[str, Any]]:
+        """The same as it is written, without the defaults."""
+        written = chain_at(self.space_of_all, point)
+        return [dict(step) for step in registry.get("preset", written).chain] if isinstance(written, str) else written
 
     def chains(self) -> dict[str, list[Spec]]:
         """Chains in which every option occurs, for checks before any work."""

@@ -39,10 +39,12 @@ from components.core.events import (
     TrainingFinished,
     TrainingStarted,
     TrainStep,
+    TrialFinished,
 )
 from components.core.kinds import service
 from components.core.provenance import git_state
 from components.core.recipe import OfKind, Recipe, Spec
+from components.core.search import TRIAL
 from components.core.secret import masked, masked_data
 from components.interfaces import Tracker
 from components.services.application import Application
@@ -138,6 +140,7 @@ class RunTracking:
             TrainingFinished: self._on_training_finished,
             MetricLogged: self._on_metric,
             BenchmarkMeasured: self._on_benchmark,
+            TrialFinished: self._on_trial,
             StageFinished: self._on_stage_finished,
             StageCached: self._on_stage_cached,
             DataValidated: self._on_data,
@@ -269,7 +272,24 @@ class RunTracking:
         self._flush()
         self._figures(_numbers(f"train/{self._own('/')}total_", event.figures))
 
+    def _on_trial(self, event: TrialFinished) -> None:
+        """A curve over the trials in the run, and a run of its own below it where the tracker has such a thing."""
+        self.trackers.metrics([(event.number, _under("search/", event.figures))])
+        tags = {"postmill.trial": event.state, "postmill.reason": masked(event.reason)[:500]}
+        tags |= {"postmill.artifact": event.artifact} if event.artifact else {}
+        params = _flatten([dict(step) for step in event.chain])
+
+        def write(_: str, tracker: Tracker) -> None:
+            below = tracker.child(f"{self.recipe.name} trial {event.number}", params, tags)
+            if below is not None:
+                below.metrics([(0, event.figures)])
+                below.finish("FAILED" if event.state == "failed" else "FINISHED")
+
+        self.trackers.each(write)
+
     def _on_benchmark(self, event: BenchmarkMeasured) -> None:
+        if event.subject == TRIAL:  # told when the trial has ended, under its number
+            return
         self._figures({f"{event.subject}/{name}": v for name, v in event.metrics.items()})
 
     def _on_stage_finished(self, event: StageFinished) -> None:

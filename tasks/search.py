@@ -1,0 +1,30 @@
+"""The steps of a search as Prefect tasks: a trial, which runs beside others, and the report of all."""
+
+from __future__ import annotations
+
+from components.core.artifacts import Artifact
+from components.core.recipe import Recipe
+from components.core.search import Search
+from components.interfaces import Subject
+from components.services._trials import Trial
+from components.services.application import current
+from components.services.search import SearchService
+from tasks.steps import step
+
+
+def _search(recipe: Recipe) -> Search:
+    assert recipe.optimize.search is not None
+    return recipe.optimize.search
+
+
+@step(name="trial", task_run_name="trial {trial.number}")
+def attempt(recipe: Recipe, trial: Trial, subjects: list[Subject], dataset: Artifact, finished: list[Trial]) -> Trial:
+    """One chain of the search: made, and measured unless it leads nowhere."""
+    service = current().get(SearchService)
+    return service.run(_search(recipe), trial, subjects, dataset, recipe.seed, finished)
+
+
+@step(name="report search")
+def report(recipe: Recipe, trials: list[Trial], trained: Artifact) -> Artifact:
+    """The Pareto front as table, picture and page."""
+    return current().get(SearchService).report(_search(recipe), trials, trained)
