@@ -77,8 +77,15 @@ class Lab:
     fp32: Any
     int4: Any
 
+    @property
+    def gguf(self) -> Any:
+        """`merged` as a GGUF file; made when it is first asked for."""
+        from components.services.optimization import OptimizationService
+
+        return OptimizationService(self.workspace).named([{"type": "gguf"}], self.merged, self.plan.seed)
+
     def subject(self, name: str) -> Any:
-        """`base`, `trained`, `merged`, `fp32` or `int4` as something to open."""
+        """`base`, `trained`, `merged`, `fp32`, `int4` or `gguf` as something to open."""
         from components.interfaces import Subject
 
         parents = {"model": self.base} if name == "trained" else {}

@@ -14,7 +14,7 @@ from typing import Any
 
 from components.core.errors import LoadFault, ModelLoadError, PostmillError, UnsafeModelError
 
-WEIGHTS = (".safetensors", ".onnx")
+WEIGHTS = (".safetensors", ".onnx", ".gguf")
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack", ".npy", ".npz")
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "_attn_implementation_internal")
 MAX_CONFIG_BYTES = 1_000_000
@@ -61,7 +61,7 @@ def check_model_directory(path: Path) -> None:
         _check_file(file, path)
     if not any(file.suffix.lower() in WEIGHTS for file in files):
         raise ModelLoadError(
-            f"model directory '{path}' has no weights: expected *.safetensors (or *.onnx), "
+            f"model directory '{path}' has no weights: expected *.safetensors (or *.onnx, *.gguf), "
             f"found {', '.join(sorted(f.name for f in files)[:8]) or 'nothing'}; {REMEDIES['missing']}",
             "missing",
         )
@@ -170,6 +170,38 @@ def load_causal_lm(path: Path, dtype: str = "float32", quantization: Any = None)
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_refuse_gaps` names them; transformers only says that there are some
             **({"quantization_config": quantization} if quantization else {}),
+        )
+    _refuse_gaps(what, found)
+    return model.eval()
+
+
+def gguf_file(path: Path) -> Path:
+    """The one GGUF file of a directory."""
+    files = sorted(path.glob("*.gguf"))
+    if len(files) != 1:
+        raise ModelLoadError(
+            f"expected one .gguf file in '{path}', found {len(files)}; {REMEDIES['missing']}", "missing"
+        )
+    return files[0]
+
+
+def load_gguf(path: Path) -> Any:
+    """The network of a checked directory's one GGUF file in float32: transformers expands what is in few bits."""
+    check_model_directory(path)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    file = gguf_file(path)
+    what = f"cannot read the model in '{file}'"
+    with explained(what, path):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            gguf_file=file.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     _refuse_gaps(what, found)
     return model.eval()

@@ -20,7 +20,11 @@ from components.services.optimization import OptimizationService
 from tests import tiny
 from tests.contract.common import check_component, named
 
-CASES = {"merge_adapter": ("trained", {}), "onnx": ("merged", {"precision": "fp32"})}
+CASES = {
+    "merge_adapter": ("trained", {}),
+    "onnx": ("merged", {"precision": "fp32"}),
+    "gguf": ("merged", {}),
+}
 """For every pass: what it is tried on, and its configuration."""
 
 
