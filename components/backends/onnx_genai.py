@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from pydantic import Field
+
+from components.compression.onnx_adapters import loaded
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
@@ -23,10 +26,13 @@ class OnnxGenaiBackend(Backend):
     libraries = ("onnxruntime", "onnxruntime-genai")
 
     class Config(StrictConfig):
-        pass
+        adapter: str | None = Field(
+            None, description="of those beside the graph; 'base' for none; without it the one that the artifact names"
+        )
 
     config: Config
     _model: Any = None
+    _adapter: tuple[Any, str] | None = None
 
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
         import onnxruntime_genai as og
@@ -37,9 +43,10 @@ class OnnxGenaiBackend(Backend):
         except Exception as error:  # the binding raises bare Exception and RuntimeError
             raise ModelLoadError(f"ONNX Runtime cannot load '{artifact.path}': {error}") from error
         self._path = artifact.path
+        self._adapter = loaded(self._model, artifact.path, self.config.adapter)
 
     def close(self) -> None:
-        self._model = None
+        self._model = self._adapter = None
 
     def health(self) -> Health:
         if self._model is None:
@@ -100,4 +107,7 @@ class OnnxGenaiBackend(Backend):
 
         params = og.GeneratorParams(self._model)
         params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False, **options)
-        return og.Generator(self._model, params)
+        generator = og.Generator(self._model, params)
+        if self._adapter is not None:
+            generator.set_active_adapter(*self._adapter)
+        return generator

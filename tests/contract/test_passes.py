@@ -24,6 +24,13 @@ CASES = {
     "merge_adapter": ("trained", {}),
     "onnx": ("merged", {"precision": "fp32"}),
     "gguf": ("merged", {}),
+    "onnx_adapters": ("trained", {"rows": 0, "base": [{"type": "onnx", "precision": "fp32"}]}),
+    "attention": ("merged", {"rounds": 1, "tokens": 4}),
+    "cast": ("merged", {}),
+    "kv_cache": ("merged", {"cache": "quantized", "recent": 4, "length": 32, "rounds": 1, "tokens": 4}),
+    "memory": ("merged", {"target_memory_reduction": None, "tokens": 2}),
+    "runtime_options": ("fp32", {"threads": [1], "rounds": 1, "tokens": 4}),
+    "torch_compile": ("merged", {"backend": "aot_eager", "force": True, "rounds": 1, "tokens": 4}),
 }
 """For every pass: what it is tried on, and its configuration."""
 
