@@ -62,7 +62,7 @@ class StepContext:
     """What a component gets besides its inputs: the seed of the run, and the bus to report progress on.
 
     `scratch`: a folder that survives a kill and belongs to this step with these inputs (`identity`), for checkpoints.
-    `inputs`: the further models that a trainer asked for (`Trainer.inputs`), by role.
+    `inputs`: the further models that a trainer or a pass asked for (`inputs` of its class), by role.
     `dataset`: validated rows, for a pass that calibrates or heals (`Pass.needs_rows`).
     """
 
@@ -101,6 +101,13 @@ class Trainer(Component, ABC):
 
     shapes: ClassVar[tuple[str, ...]] = ("conversation",)
     """Shapes of row that it learns from."""
+    continues: ClassVar[bool] = True
+    """Whether it goes on from the weights of the model that it is given."""
+
+    @classmethod
+    def incomplete(cls, config: Any) -> str | None:
+        """What a step of a recipe must say and this one does not; a pass that trains may fill it in. None if nothing."""
+        return None
 
     def problem(self, dataset: Artifact) -> str | None:
         """Why it cannot be trained on this data set, told before any work; None if it can."""
@@ -165,6 +172,8 @@ class Pass(Component, ABC):
     """Optional modules that it imports, each with the extra of ours that brings it."""
     alone: ClassVar[bool] = False
     """Draws torch's random numbers, sets its threads or measures time: in a search no other pass runs beside it."""
+    keeps_opening: ClassVar[bool] = False
+    """Hands on what passes before it decided about the opening of the model (its cache, compilation)."""
 
     @classmethod
     def effects(cls, config: Any) -> frozenset[str]:
@@ -177,12 +186,19 @@ class Pass(Component, ABC):
         return False
 
     @classmethod
+    def inputs(cls, config: Any) -> Mapping[str, Spec]:
+        """Models it needs besides its source (a student), by role: fetched beforehand, parents of the result."""
+        return {}
+
+    @classmethod
     def refusal(cls, config: Any, kind: str, effects: frozenset[str]) -> str | None:
         """Why it cannot take an artifact of this kind, on which earlier passes had these effects; None if it can."""
         if kind not in cls.consumes:
             return f"takes {' or '.join(cls.consumes)}, but the step before it gives {kind}"
         if met := cls.not_after & effects:
             return f"cannot follow a pass that leaves the model {' and '.join(sorted(met))}"
+        if "opened" in effects and not cls.keeps_opening:
+            return "would lose how a pass before it has the model opened (compiled, attention, cache); put it first"
         return None
 
     @abstractmethod
@@ -198,6 +214,41 @@ class Pass(Component, ABC):
     def estimated_memory(self, parameters: int) -> int:
         """Memory it takes at its peak, in bytes, for a model of this many weights: one copy and room to work."""
         return parameters * 8
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What an exporter is asked for. `options`: of its own, as the recipe's `extra` has them.
+
+    For one that rounds weights: `block` of them share a scale, `method` says how, `head` in which precision (auto: as
+    the others), `accuracy` is that of the runtime's kernel. `shared`: whether embedding and head are one table in the
+    file; None leaves it to the exporter.
+    """
+
+    source: Path
+    out: Path
+    precision: str = "fp32"
+    block: int = 32
+    method: str = "default"
+    head: str = "auto"
+    accuracy: int = 4
+    shared: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Exporter(Component, ABC):
+    """Writes a causal language model as a graph for ONNX Runtime GenAI: model.onnx, its data, genai_config.json."""
+
+    place: ClassVar[int]
+    """Where it stands when `auto` looks for one that is right: the lowest is tried first."""
+    kinds: ClassVar[tuple[str, ...]] = ("model",)
+    """Kinds of artifact that it reads."""
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    """What it rounds weights to by itself; other precisions are made from its float32 graph."""
+
+    @abstractmethod
+    def export(self, job: ExportJob) -> None:
+        """Write the graph to `job.out`. Raises ModelLoadError with its reason where it cannot."""
 
 
 # ---------------------------------------------------------------- inference

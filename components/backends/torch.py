@@ -1,10 +1,15 @@
-"""PyTorch: runs a model directory, or an adapter on its base (merged in memory)."""
+"""PyTorch: runs a model directory, or an adapter on its base (merged in memory).
+
+A directory may say how it is opened (`components.compression.opening`): its dtype, attention, compilation and cache
+then come before the configuration here, because that is the model whose quality and speed were measured.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from components.compression.opening import Runtime, read_runtime
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
@@ -14,6 +19,9 @@ from components.core.kinds import register
 from components.core.machine import machine
 from components.core.safeload import load_adapter, load_causal_lm, load_tokenizer
 from components.interfaces import Backend, Generation
+
+PIECE = 8
+"""Tokens at a time where logits go through a quantized cache."""
 
 
 @register("backend", "torch")
@@ -28,13 +36,15 @@ class TorchBackend(Backend):
 
     config: Config
     _model: Any = None
+    _runtime = Runtime()
     _together = True
 
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
         dtype = machine().dtype() if self.config.dtype == "auto" else self.config.dtype
         self._tokenizer = load_tokenizer(artifact.path)
         if artifact.kind == "model":
-            self._model = load_causal_lm(artifact.path, dtype)
+            self._runtime = read_runtime(artifact.path)
+            self._model = _prepared(load_causal_lm(artifact.path, self._runtime.dtype or dtype), self._runtime)
             self._together = _padded_left(artifact)
             return
         if "model" not in parents:
@@ -73,6 +83,7 @@ class TorchBackend(Backend):
             output = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
+                past_key_values=self._cache(width + max_new_tokens),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
@@ -89,7 +100,7 @@ class TorchBackend(Backend):
     def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
         import torch
 
-        ids, cache = torch.tensor([list(prompt)]), None
+        ids, cache = torch.tensor([list(prompt)]), self._cache(len(prompt) + max_new_tokens)
         for _ in range(max_new_tokens):
             with torch.inference_mode():
                 step = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -103,8 +114,39 @@ class TorchBackend(Backend):
     def logits(self, ids: Sequence[int]) -> Any:
         import torch
 
+        if self._runtime.cache.type == "quantized":
+            return self._logits_through_cache(ids)
         with torch.inference_mode():
             return self._model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float().numpy()
+
+    def _logits_through_cache(self, ids: Sequence[int]) -> Any:
+        """In pieces, so that later tokens look at earlier ones as the cache has kept them, and not as they were."""
+        import torch
+
+        cache, found = self._cache(len(ids)), []
+        with torch.inference_mode():
+            for start in range(0, len(ids), PIECE):
+                piece = torch.tensor([list(ids[start : start + PIECE])])
+                found.append(self._model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0].float())
+        return torch.cat(found).numpy()
+
+    def _cache(self, length: int) -> Any:
+        """An empty cache for so many tokens; None where transformers shall make its own."""
+        if self._runtime.cache.type == "dynamic":
+            return None
+        from components.compression.caches import new_cache
+
+        return new_cache(self._model.config, self._runtime.cache, length)
+
+
+def _prepared(model: Any, runtime: Runtime) -> Any:
+    if runtime.attention:
+        model.set_attn_implementation(runtime.attention)
+    if runtime.compile:
+        chosen = runtime.compile
+        mode = {"mode": chosen.mode} if chosen.backend == "inductor" else {}
+        model.compile(backend=chosen.backend, dynamic=True, **mode)
+    return model
 
 
 def _padded_left(model: Artifact) -> bool:

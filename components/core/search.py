@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import (
@@ -29,7 +30,7 @@ from pydantic_core import core_schema
 
 from components.core.chains import chain_problems
 from components.core.component import StrictConfig
-from components.core.config import validation_problems
+from components.core.config import NestedConfigError, validation_problems
 from components.core.errors import ConfigError, did_you_mean
 from components.core.kinds import registry
 from components.core.machine import bytes_of
@@ -91,6 +92,16 @@ def _measures() -> list[Spec]:
     return [default_spec("benchmark", "agreement"), default_spec("benchmark", "latency")]
 
 
+@dataclass(frozen=True)
+class Figure:
+    """Like a metric of a benchmark; this one is known of every artifact."""
+
+    name: str = "bytes"
+    unit: str = "bytes"
+    better: str = "lower"
+    title: str = "size"
+
+
 Limit = Annotated[float, BeforeValidator(bytes_of, json_schema_input_type=float | str)]
 
 
@@ -133,8 +144,8 @@ class Search(StrictConfig):
         return self
 
     def metrics(self) -> dict[str, Any]:
-        """What is measured of a trial, by name."""
-        return {metric.name: metric for spec in self.measure for metric in spec.component.metrics}
+        """What is known of a trial in the end, by name."""
+        return {"bytes": Figure()} | {metric.name: metric for spec in self.measure for metric in spec.component.metrics}
 
     @property
     def space_of_all(self) -> Any:
@@ -164,6 +175,14 @@ class Search(StrictConfig):
         yield from found
 
 
+def _parsed_search(plain: Any, handler: Any) -> Any:
+    """Mistakes in it are told with the keys that it knows."""
+    try:
+        return handler(plain)
+    except ValidationError as error:
+        raise NestedConfigError(error, Search) from error
+
+
 class Variants(dict[str, list[Spec]]):
     """Chains of passes by the name of their variant, and what else is searched for."""
 
@@ -182,8 +201,9 @@ class Variants(dict[str, list[Spec]]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        search = core_schema.no_info_wrap_validator_function(_parsed_search, handler.generate_schema(Search))
         plain = core_schema.typed_dict_schema(
-            {SEARCH: core_schema.typed_dict_field(handler.generate_schema(Search), required=False)},
+            {SEARCH: core_schema.typed_dict_field(search, required=False)},
             extras_schema=handler.generate_schema(Chain),
             extra_behavior="allow",
         )

@@ -1,30 +1,63 @@
 """Chains of passes under one name, for people who want a level and not a list: `optimize: {small: enhanced}`.
 
-`postmill check` shows what a level expands to, and the evidence names the passes that ran.
+| level | content | what it costs |
+| --- | --- | --- |
+| `basic`, `O1` | the weights as they were trained, on ONNX Runtime | nothing: same answers, faster |
+| `enhanced`, `O2` | 8-bit weights | a quarter of the size, answers nearly always the same |
+| `advanced`, `O3` | 4-bit weights | the smallest and fastest, and the one whose evidence deserves a look |
+
+`O1` to `O3` also try threads and execution providers on this machine, and keep the fastest. `postmill check` shows what
+a level expands to, and the evidence names the passes that ran.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from components.core.kinds import register
 from components.interfaces import Preset
+
+MERGE: dict[str, Any] = {"type": "merge_adapter"}
+TUNE: dict[str, Any] = {"type": "runtime_options"}
 
 
 @register("preset", "basic")
 class Basic(Preset):
     """The model as it was trained, on ONNX Runtime: same weights, faster."""
 
-    chain = ({"type": "merge_adapter"}, {"type": "onnx", "precision": "fp32"})
+    chain = (MERGE, {"type": "onnx", "precision": "fp32"})
 
 
 @register("preset", "enhanced")
 class Enhanced(Preset):
     """8-bit weights: a quarter of the size, answers nearly always the same."""
 
-    chain = ({"type": "merge_adapter"}, {"type": "onnx", "precision": "int8"})
+    chain = (MERGE, {"type": "onnx", "precision": "int8"})
 
 
 @register("preset", "advanced")
 class Advanced(Preset):
     """4-bit weights: the smallest and fastest, and the one whose evidence deserves a look."""
 
-    chain = ({"type": "merge_adapter"}, {"type": "onnx", "precision": "int4"})
+    chain = (MERGE, {"type": "onnx", "precision": "int4"})
+
+
+@register("preset", "O1")
+class Level1(Preset):
+    """Basic, with threads and execution provider measured on this machine."""
+
+    chain = (*Basic.chain, TUNE)
+
+
+@register("preset", "O2")
+class Level2(Preset):
+    """Enhanced, with threads and execution provider measured on this machine."""
+
+    chain = (*Enhanced.chain, TUNE)
+
+
+@register("preset", "O3")
+class Level3(Preset):
+    """Advanced, with threads and execution provider measured on this machine."""
+
+    chain = (*Advanced.chain, TUNE)

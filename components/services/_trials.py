@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from components.core.artifacts import Artifact
-from components.core.errors import require
+from components.core.errors import ConfigError, require
 from components.core.machine import human_bytes
 from components.core.search import Search
-from components.core.space import Choice, Options, Point, Value, resolved
+from components.core.space import Choice, Options, Point, Value, points, resolved
 
 FRESH = 30
-"""So often a sampler is asked for a chain that was not tried before; then it has no more of them."""
+"""So often a sampler is asked for a chain that was not tried before; then the first such one of the space is taken."""
+MOST = 10_000
+"""Points of a space among which that one is looked for."""
 
 
 class Trial(BaseModel):
@@ -143,13 +147,30 @@ class Study:
         for _ in range(FRESH):
             asked = self._study.ask()
             point = self._point(asked)
-            text = json.dumps([spec.dump() for spec in self._search.chain(point)], sort_keys=True)
-            if text not in self._seen:
-                trial = Trial(number=len(self._seen), chain=self._search.plain(point))
-                self._seen[text], self._asked[trial.number] = trial, (asked, text)
-                return trial
-            self._report(asked, self._seen[text])
-        return None
+            known = self._seen.get(self._text(point))
+            if known is None:
+                return self._begun(asked, point)
+            self._report(asked, known)
+        fresh = next((point for point in self._rest() if self._text(point) not in self._seen), None)
+        if fresh is None:
+            return None
+        self._study.enqueue_trial({_key(at): value for at, value in fresh.items()})
+        asked = self._study.ask()
+        return self._begun(asked, self._point(asked))
+
+    def _begun(self, asked: Any, point: Point) -> Trial:
+        trial, text = Trial(number=len(self._seen), chain=self._search.plain(point)), self._text(point)
+        self._seen[text], self._asked[trial.number] = trial, (asked, text)
+        return trial
+
+    def _text(self, point: Point) -> str:
+        """What makes two chains the same: their passes, defaults filled in."""
+        return json.dumps([spec.dump() for spec in self._search.chain(point)], sort_keys=True)
+
+    def _rest(self) -> Iterator[Point]:
+        """The points of a space in which ranges have steps; of any other there is always another point to draw."""
+        with suppress(ConfigError):
+            yield from islice(points(self._search.space_of_all), MOST)
 
     def _point(self, asked: Any) -> Point:
         point: Point = {}

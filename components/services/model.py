@@ -4,6 +4,7 @@ models = ModelService(workspace)
 base = models.fetch(recipe.model)
 network = models.load(base, adapter=trained)       # on the GPU if there is one, in the dtype that is fast there
 models.save(network.merge_and_unload(), tokenizer, "merged")
+models.optimize(trained, ["O2"]).steps             # 8-bit weights on ONNX Runtime, with what each pass measured
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,7 @@ from components.core.machine import machine
 from components.core.recipe import Spec
 from components.core.safeload import check_model_directory, explained, load_adapter, load_causal_lm
 from components.interfaces import ModelSource
+from components.services._optimized import OptimizationResult, Step, expanded, traced
 from components.services.workspace import Workspace
 from components.training.adapters import Lora, quantization_config
 
@@ -116,8 +118,7 @@ class ModelService:
     def _parts(self, model: Artifact | str, adapter: Artifact | None) -> tuple[Artifact, Artifact | None]:
         """The model itself, and the adapter that goes on it."""
         if isinstance(model, str):
-            config = registry.get("model", "pretrained").Config(name=model)
-            model = self.fetch(Spec(kind="model", type="pretrained", config=config))
+            model = self._fetched(model)
         if model.kind == "adapter" and adapter is None:
             return self.workspace.store.get(model.parents["model"]), model
         if model.kind != "model":
@@ -131,6 +132,11 @@ class ModelService:
             )
         return model, adapter
 
+    def _fetched(self, name: str) -> Artifact:
+        """A model by name: a directory, or the hub's."""
+        config = registry.get("model", "pretrained").Config(name=name)
+        return self.fetch(Spec(kind="model", type="pretrained", config=config))
+
     def _opened(self, base: Artifact, adapter: Artifact | None, way: Opening) -> Any:
         started = time.perf_counter()
         network = load_causal_lm(base.path, way.dtype, quantization_config(Lora(quantize=way.quantize)))
@@ -143,6 +149,26 @@ class ModelService:
         seconds = time.perf_counter() - started
         self.workspace.bus.emit(ModelLoaded(subject=subject, kind=kind, backend="torch", seconds=seconds))
         return network
+
+    # ------------------------------------------------------------ optimize
+
+    def optimize(
+        self, model: Artifact | str, names: Sequence[Step], dataset: Artifact | None = None, seed: int = 17
+    ) -> OptimizationResult:
+        """Exactly these passes in this order, and what each of them measured: `optimize(model, ["O2"])`.
+
+        A pass by its name or as in a recipe (`{"type": "onnx", "precision": "int4"}`), or a level. `dataset`: for
+        passes that calibrate or heal. What is unknown, does not fit or fails raises; nothing is left out.
+        """
+        # not above: the service of passes opens models with this one
+        from components.services.optimization import OptimizationService
+
+        source = self._fetched(model) if isinstance(model, str) else model
+        chain = expanded(names, source.kind)
+        if not chain:
+            raise ConfigError(f"name at least one pass; known: {', '.join(registry.names('pass'))}")
+        after = OptimizationService(self.workspace).named(chain, source, seed, dataset)
+        return traced(self.workspace.store, source, after, [step for step in chain if _enabled(step)])
 
     # ------------------------------------------------------------ save
 
@@ -164,6 +190,10 @@ class ModelService:
 
             identity = {"type": "saved", "name": name, "files": hash_directory(written)}
             return self.workspace.stage("model", name, [], identity, {}, "model", make)
+
+
+def _enabled(step: Step) -> bool:
+    return step.enabled if isinstance(step, Spec) else isinstance(step, str) or step.get("enabled", True) is True
 
 
 def _described(directory: Path, name: str) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def test_export_of_an_unknown_architecture(lab: Any, tmp_path: Path) -> None:
     (strange / "config.json").write_text(config)
     source = lab.merged.model_copy(update={"path": strange})
     with pytest.raises(ModelLoadError, match="the ONNX builder failed on this model"):
-        registry.create("pass", "onnx").apply(source, {}, tmp_path, StepContext(17, EventBus()))
+        registry.create("pass", "onnx", exporter="builder").apply(source, {}, tmp_path, StepContext(17, EventBus()))
 
 
 def test_chains_share_work(lab: Any) -> None:
