@@ -22,6 +22,7 @@ registry = Registry(
         Kind("reward", "components.interfaces:Reward", "components.rewards"),
         Kind("pass", "components.interfaces:Pass", "components.optimization"),
         Kind("sampler", "components.interfaces:Sampler", "components.samplers"),
+        Kind("exporter", "components.interfaces:Exporter", "components.exporters"),
         Kind("preset", "components.interfaces:Preset", "components.presets"),
         Kind("backend", "components.interfaces:Backend", "components.backends"),
         Kind("benchmark", "components.interfaces:Benchmark", "components.benchmarks"),
