@@ -80,12 +80,20 @@ class Lab:
     @property
     def gguf(self) -> Any:
         """`merged` as a GGUF file; made when it is first asked for."""
+        return self._made("gguf")
+
+    @property
+    def packed(self) -> Any:
+        """`merged` in GPTQ's layout, 8 bits; made when it is first asked for."""
+        return self._made("gptq_layout", bits=8)
+
+    def _made(self, name: str, **config: Any) -> Any:
         from components.services.optimization import OptimizationService
 
-        return OptimizationService(self.workspace).named([{"type": "gguf"}], self.merged, self.plan.seed)
+        return OptimizationService(self.workspace).named([{"type": name, **config}], self.merged, self.plan.seed)
 
     def subject(self, name: str) -> Any:
-        """`base`, `trained`, `merged`, `fp32`, `int4` or `gguf` as something to open."""
+        """`base`, `trained`, `merged`, `fp32`, `int4`, `gguf` or `packed` as something to open."""
         from components.interfaces import Subject
 
         parents = {"model": self.base} if name == "trained" else {}

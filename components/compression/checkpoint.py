@@ -36,16 +36,21 @@ def save_quantized(source: Path, network: Any, codes: Mapping[str, Codes], out: 
     if network.config.tie_word_embeddings:
         for name in tied:
             tensors.pop(name, None)
-    out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix not in (".safetensors", ".bin") and file.name != "manifest.json":
-            shutil.copyfile(file, out / file.name)
-    (out / "model.safetensors.index.json").unlink(missing_ok=True)
+    copy_beside(source, out)
     save_file({name: value.contiguous() for name, value in tensors.items()}, out / WEIGHTS, {"format": "pt"})
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     write_json(out / "config.json", {**config, "quantization_config": description(codes)})
     weights, size = sum(found.codes.numel() for found in codes.values()), sum(found.size for found in codes.values())
     return {"bits_per_weight": round(size * 8 / weights, 3), "packed_bytes": size}
+
+
+def copy_beside(source: Path, out: Path) -> None:
+    """Everything of a model directory but its weights: configuration, tokenizer, chat template."""
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix not in (".safetensors", ".bin") and file.name != "manifest.json":
+            shutil.copyfile(file, out / file.name)
+    (out / "model.safetensors.index.json").unlink(missing_ok=True)
 
 
 def description(codes: Mapping[str, Codes]) -> dict[str, Any]:
@@ -130,13 +135,17 @@ def _codes(told: Mapping[str, Any], qweight: Any, scales: Any, qzeros: Any) -> C
 
 def load_quantized(path: Path) -> Any:
     """The network of such a directory in float32, in evaluation mode: what the packed weights stand for."""
+    codes, tensors = read_codes(path)
+    return network_of(path, tensors | {f"{name}.weight": found.dequantize() for name, found in codes.items()})
+
+
+def network_of(path: Path, tensors: Mapping[str, Any]) -> Any:
+    """The network that a checked directory's config.json describes, with these weights, in float32."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    codes, tensors = read_codes(path)
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     del config.quantization_config
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    tensors |= {f"{name}.weight": found.dequantize() for name, found in codes.items()}
     missing, unexpected = network.load_state_dict(tensors, strict=False)
     tied = getattr(network, "_tied_weights_keys", None) or {}
     gaps = [name for name in missing if not (config.tie_word_embeddings and name in tied)]

@@ -24,6 +24,8 @@ CASES = {
     "merge_adapter": ("trained", {}),
     "onnx": ("merged", {"precision": "fp32"}),
     "gguf": ("merged", {}),
+    "compressed_tensors": ("merged", {}),
+    "gptq_layout": ("merged", {}),
     "onnx_adapters": ("trained", {"rows": 0, "base": [{"type": "onnx", "precision": "fp32"}]}),
     "attention": ("merged", {"rounds": 1, "tokens": 4}),
     "cast": ("merged", {}),
@@ -31,6 +33,12 @@ CASES = {
     "memory": ("merged", {"target_memory_reduction": None, "tokens": 2}),
     "runtime_options": ("fp32", {"threads": [1], "rounds": 1, "tokens": 4}),
     "torch_compile": ("merged", {"backend": "aot_eager", "force": True, "rounds": 1, "tokens": 4}),
+    "prune_depth": ("merged", {"layers": 1, "rows": {"calibrate": 2, "measure": 2}}),
+    "prune_width": ("merged", {"channels": 0.5, "heads": 1, "rows": {"calibrate": 2, "measure": 2}}),
+    "prune_magnitude": ("merged", {"force": True, "rows": {"calibrate": 2, "measure": 2}}),
+    "prune_wanda": ("merged", {"force": True, "rows": {"calibrate": 2, "measure": 2}}),
+    "prune_sparsegpt": ("merged", {"force": True, "rows": {"calibrate": 2, "measure": 2}}),
+    "distill": ("merged", {"trainer": {"type": "distillation", "max_steps": 1, "batch_size": 2, "dtype": "float32"}}),
 }
 """For every pass: what it is tried on, and its configuration."""
 
@@ -45,7 +53,8 @@ def applied(name: str, lab: Any, out: Path, **config: Any) -> dict[str, Any]:
     subject = lab.subject(CASES[name][0])
     out.mkdir(exist_ok=True)
     step = registry.create("pass", name, **(CASES[name][1] | config))
-    return step.apply(subject.artifact, subject.parents, out, StepContext(17, EventBus()))
+    context = StepContext(17, EventBus(), dataset=lab.dataset if step.needs_rows(step.config) else None)
+    return step.apply(subject.artifact, subject.parents, out, context)
 
 
 def test_all_passes_are_covered() -> None:
