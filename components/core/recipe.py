@@ -174,6 +174,8 @@ class Recipe(StrictConfig):
             if folder != "None" and folder in folders[:position]:
                 yield f"train.{position}: checkpoint.folder '{folder}' is that of another step; name one of its own"
         for position, spec in enumerate(self.train):
+            if reason := spec.component.incomplete(spec.config):
+                yield f"train.{position}: {reason}"
             if not spec.required and spec.component.produces_kind(spec.config) != "model":
                 yield f"train.{position}: a step that gives an adapter cannot be optional (required: false)"
 

@@ -20,8 +20,10 @@ from components.core.kinds import service
 from components.core.machine import free_memory, human_bytes
 from components.core.recipe import OfKind, Spec
 from components.interfaces import Pass, StepContext
+from components.services.model import ModelService
 from components.services.optional import optional
-from components.services.workspace import Workspace
+from components.services.workspace import Workspace, stage_identity
+from components.training.checkpoints import CHECKPOINTS, forget
 
 
 def _left_out(spec: Spec) -> suppress:
@@ -55,8 +57,8 @@ def parameters_of(artifact: Artifact) -> int:
 class OptimizationService:
     """Applies passes, one artifact each; chains that begin alike share the work."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    def __init__(self, workspace: Workspace, models: ModelService | None = None) -> None:
+        self.workspace, self.models = workspace, models or ModelService(workspace)
 
     def require(self, chains: Mapping[str, Sequence[Spec]], base: Artifact) -> None:
         """Packages and memory that the chains will need, asked for before any work begins."""
@@ -117,11 +119,16 @@ class OptimizationService:
         rows = dataset if spec.component.needs_rows(spec.config) else None
         step: Pass = spec.build()
         parameters = sum(parameters_of(artifact) for artifact in (source, *inputs.values()))
+        further = {role: self.models.fetch(wanted) for role, wanted in spec.component.inputs(spec.config).items()}
+        parents = {"source": source, **inputs, **further, **({"dataset": rows} if rows else {})}
+        identity = stage_identity("optimize", spec.parts(), {**spec.identity(), "seed": seed}, parents)
+        scratch = self.workspace.root / CHECKPOINTS / identity.key()
 
         def make(out: Path) -> Mapping[str, Any]:
             bus, started = self.workspace.bus, time.perf_counter()
             bus.emit(PassStarted(variant=name, type=spec.type))
-            facts = step.apply(source, inputs, out, StepContext(seed, bus, dataset=rows))
+            known = identity.model_dump()
+            facts = step.apply(source, inputs, out, StepContext(seed, bus, scratch, known, further, rows))
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             seconds = round(time.perf_counter() - started, 2)
             effects = sorted(effects_on(source) | spec.component.effects(spec.config))
@@ -130,13 +137,15 @@ class OptimizationService:
             bus.emit(PassFinished(variant=name, type=spec.type, figures=facts))
             return facts
 
-        return self.workspace.stage(
+        made = self.workspace.stage(
             "optimize",
             f"{name}/{spec.type}",
             spec.parts(),
-            {**spec.identity(), "seed": seed},
-            {"source": source, **inputs, **({"dataset": rows} if rows else {})},
+            identity.config,
+            parents,
             spec.component.produces,
             make,
             lambda: step.estimated_bytes(parameters),
         )
+        forget(scratch)
+        return made

@@ -27,9 +27,8 @@ from components.services.data import DataService
 from components.services.model import ModelService
 from components.services.optional import optional
 from components.services.workspace import Workspace, stage_identity
-from components.training.checkpoints import forget, nearest
+from components.training.checkpoints import CHECKPOINTS, forget, nearest
 
-CHECKPOINTS = "checkpoints"
 MEETING = ("address", "port", "machine_rank")
 SHARED_S = 60.0
 """Seconds that other machines wait for the first one to commit what all of them trained."""

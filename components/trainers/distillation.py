@@ -28,6 +28,7 @@ from components.training.rows import eval_problem, eval_rows, length_problem, su
 SHAPES = {"offline": ("conversation", "text", "preference"), "on_policy": ("conversation", "prompt")}
 ONLY = {"offline": ("alpha", "top_k"), "on_policy": ("beta", "max_completion_length")}
 """Keys that the other mode has no use for."""
+NO_TEACHER = "name the model to learn from: teacher: {type: pretrained, name: NAME OR DIRECTORY}"
 
 
 @register("trainer", "distillation")
@@ -41,7 +42,9 @@ class DistillationTrainer(Trainer):
     neutral = ("checkpoint", "samples", "data", "teacher")
 
     class Config(TrainingConfig):
-        teacher: Annotated[Spec, OfKind("model")]
+        teacher: Annotated[Spec | None, OfKind("model", optional=True)] = Field(
+            None, description="where a pass heals, the unpruned model by default; a step of a recipe names one"
+        )
         mode: Literal["offline", "on_policy"] = "offline"
         temperature: PositiveFloat = Field(1.0, description="above 1, unlikely tokens count more")
         alpha: float = Field(0.7, ge=0, le=1, description="offline: the teacher's part of the loss")
@@ -67,7 +70,11 @@ class DistillationTrainer(Trainer):
 
     @classmethod
     def inputs(cls, config: Any) -> Mapping[str, Spec]:
-        return {"teacher": config.teacher}
+        return {"teacher": config.teacher} if config.teacher else {}
+
+    @classmethod
+    def incomplete(cls, config: Any) -> str | None:
+        return None if config.teacher else NO_TEACHER
 
     def problem(self, dataset: Artifact) -> str | None:
         shape, wanted = dataset.meta["shape"], SHAPES[self.config.mode]
@@ -89,7 +96,9 @@ class DistillationTrainer(Trainer):
         problem = self.problem(dataset)
         if problem:
             raise TrainingError(problem)
-        teacher = context.inputs["teacher"]
+        teacher = context.inputs.get("teacher")
+        if teacher is None:
+            raise TrainingError(NO_TEACHER)
         run = Run(self.config, model, dataset, out, context, learning=self.config.mode == "offline")
         check_vocabulary(run.tokenizer, teacher)
         way = self._offline if self.config.mode == "offline" else self._on_policy

@@ -35,6 +35,8 @@ def _optimizer() -> Spec:
 class FromScratchTrainer(SftTrainer):
     """Training from random weights on texts, conversations or the chosen answers of preferences; packed."""
 
+    continues = False
+
     class Config(SftTrainer.Config):
         epochs: PositiveFloat | None = Field(3.0, description="passes over the rows; with max_steps, what comes first")
         batch_size: PositiveInt = Field(4, description="packs in one forward pass of all processes")

@@ -27,6 +27,8 @@ PREFIX = "step-"
 PATTERN = PREFIX + "[0-9]" * 8
 STAGING = ".saving-"
 IDENTITY = "identity.json"
+CHECKPOINTS = "checkpoints"
+"""Folder below the root of a workspace, with one folder for each set of inputs."""
 
 
 @dataclass(frozen=True)
