@@ -18,11 +18,12 @@ Every call returns a new pipeline, so a common beginning can be kept and continu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Self
 
 from components.core.recipe import Recipe, parse_recipe
+from components.core.search import SEARCH
 
 
 def step(type: str, /, **config: Any) -> dict[str, Any]:
@@ -53,6 +54,11 @@ class Pipeline:
         preset = len(passes) == 1 and isinstance(passes[0], str)
         chain = passes[0] if preset else list(passes)
         return self._with("optimize", {**self._plain.get("optimize", {}), variant: chain})
+
+    def search(self, *space: Sequence[Mapping[str, Any]] | str, **rest: Any) -> Self:
+        """Variants that are searched for, in a space of chains; `rest` may hold `budget`, `sampler`, `trials`, ..."""
+        chains = [chain if isinstance(chain, str) else list(chain) for chain in space]
+        return self._with("optimize", {**self._plain.get("optimize", {}), SEARCH: {"space": chains, **rest}})
 
     def benchmark(self, type: str, /, **config: Any) -> Self:
         """One more benchmark."""

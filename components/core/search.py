@@ -159,7 +159,8 @@ class Search(StrictConfig):
     def plain(self, point: Point) -> list[dict[str, Any]]:
         """The same as it is written, without the defaults."""
         written = chain_at(self.space_of_all, point)
-        return [dict(step) for step in registry.get("preset", written).chain] if isinstance(written, str) else written
+        named = isinstance(written, str)
+        return [dict(step) for step in registry.get("preset", written.lower()).chain] if named else written
 
     def chains(self) -> dict[str, list[Spec]]:
         """Chains in which every option occurs, for checks before any work."""

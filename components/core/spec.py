@@ -111,8 +111,8 @@ class OfKind:
 
 
 def _chain(value: Any) -> Any:
-    """`enhanced` -> the passes of the preset of that name; a chain that is written out stays as it is."""
-    return [dict(step) for step in registry.get("preset", value).chain] if isinstance(value, str) else value
+    """`enhanced`, or `O2` -> the passes of the preset of that name; a chain that is written out stays as it is."""
+    return [dict(step) for step in registry.get("preset", value.lower()).chain] if isinstance(value, str) else value
 
 
 Chain = Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1), BeforeValidator(_chain)]

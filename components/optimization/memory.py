@@ -68,8 +68,8 @@ class Memory(Pass):
                 f"{human_bytes(before['model'])}: {reduction:.0%} less, and {target:.0%} was the target; "
                 "lower it, or add a measure (dtype, cache), or export to ONNX in few bits"
             )
-        memory = {f"peak_{name}_before": size for name, size in before.items()}
-        memory |= {f"peak_{name}": size for name, size in after.items()}
+        memory = {f"memory_{name}_before": size for name, size in before.items()}
+        memory |= {f"memory_{name}": size for name, size in after.items()}
         return {**facts, **memory, "memory_reduction": round(reduction, 4)}
 
     def _written(self, source: Artifact, out: Path, context: StepContext) -> dict[str, Any]:

@@ -6,8 +6,8 @@
 | `enhanced`, `O2` | 8-bit weights | a quarter of the size, answers nearly always the same |
 | `advanced`, `O3` | 4-bit weights | the smallest and fastest, and the one whose evidence deserves a look |
 
-`O1` to `O3` also try threads and execution providers on this machine, and keep the fastest. `postmill check` shows what
-a level expands to, and the evidence names the passes that ran.
+`O1` to `O3`, in small letters too, also try threads and execution providers on this machine, and keep the fastest.
+`postmill check` shows what a level expands to, and the evidence names the passes that ran.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class Advanced(Preset):
     chain = (MERGE, {"type": "onnx", "precision": "int4"})
 
 
-@register("preset", "O1")
+@register("preset", "o1")
 class Level1(Preset):
     """Basic, with threads and execution provider measured on this machine."""
 
     chain = (*Basic.chain, TUNE)
 
 
-@register("preset", "O2")
+@register("preset", "o2")
 class Level2(Preset):
     """Enhanced, with threads and execution provider measured on this machine."""
 
     chain = (*Enhanced.chain, TUNE)
 
 
-@register("preset", "O3")
+@register("preset", "o3")
 class Level3(Preset):
     """Advanced, with threads and execution provider measured on this machine."""
 

@@ -51,9 +51,11 @@ def expanded(names: Sequence[Step], kind: str) -> list[Step]:
     """Levels replaced by their passes. One that begins with an adapter may be given a whole model."""
     found: list[Step] = []
     for name in names:
-        if isinstance(name, str) and name in registry.names("preset"):
+        if isinstance(name, str) and name.lower() in registry.names("preset"):
             whole = kind != "adapter" or bool(found)
-            found += [step for step in registry.get("preset", name).chain if not (whole and _for_adapters(step))]
+            found += [
+                step for step in registry.get("preset", name.lower()).chain if not (whole and _for_adapters(step))
+            ]
         else:
             found.append(name)
     return found

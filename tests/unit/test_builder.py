@@ -51,6 +51,9 @@ def said_with_builder(plain: Plain) -> Pipeline:
     for body in plain["train"]:
         made = made.train(body["type"], **keys(body))
     for variant, chain in plain.get("optimize", {}).items():
+        if variant == "search":
+            made = made.search(*chain["space"], **{key: value for key, value in chain.items() if key != "space"})
+            continue
         made = made.optimize(variant, chain) if isinstance(chain, str) else made.optimize(variant, *chain)
     for body in plain.get("benchmark", []):
         made = made.benchmark(body["type"], **keys(body))

@@ -134,7 +134,7 @@ def test_memory_that_misses_its_target(model: Artifact, tmp_path: Path, monkeypa
         applied("memory", model, tmp_path)
     facts = applied("memory", model, tmp_path, target_memory_reduction=0.05)
     assert facts["memory_reduction"] == 0.1
-    assert (facts["peak_model_before"], facts["peak_model"]) == (1000, 900)
+    assert (facts["memory_model_before"], facts["memory_model"]) == (1000, 900)
 
 
 def test_memory_applies_its_measures(model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

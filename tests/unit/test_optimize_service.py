@@ -70,12 +70,12 @@ def test_nothing_is_swallowed(
 def test_levels(level: str) -> None:
     """A level is a documented list of passes; a whole model needs no merging, an adapter does (A8, E23)."""
     of_adapter, of_model = (expanded([level], kind) for kind in ("adapter", "model"))
-    assert of_adapter == list(registry.get("preset", level).chain)
+    assert of_adapter == list(registry.get("preset", level.lower()).chain)
     assert of_model == of_adapter[1:]
     types = [step["type"] for step in of_adapter]
     assert types[0] == "merge_adapter"
     assert ("runtime_options" in types) == level.startswith("O")
-    assert registry.get("preset", level).summary()
+    assert registry.get("preset", level.lower()).summary()
 
 
 def test_a_level_may_follow_a_pass() -> None:
