@@ -31,6 +31,8 @@ def quantize_embedding(path: Path, bits: int | None, block: int, tied: bool, any
             return {"bits": head_bits, "shared_with_head": True}
         if bits is not None:
             _round(model, lookup, bits, block)
+        elif constant(lookup.inputs[0]) is None and not tied:
+            _separate(model.graph, lookup)
         return {"bits": bits or 32, "shared_with_head": False}
 
 
@@ -73,9 +75,7 @@ def _round(model: Any, lookup: Any, bits: int, block: int) -> None:
     """Replace a float table by its rounded one."""
     import torch
 
-    table = constant(lookup.inputs[0])
-    if table is None:
-        raise ArtifactError("the embedding is not a constant of the graph, so it cannot be rounded; embedding: float")
+    table = _table(lookup)
     width = table.shape[1]
     while width % block:
         block //= 2
@@ -84,6 +84,24 @@ def _round(model: Any, lookup: Any, bits: int, block: int) -> None:
     parts = packed(round_to_nearest(torch.from_numpy(np.array(table, np.float32)), Grid(bits, block)))
     values = [add_initializer(model.graph, f"embedding.{name}", part.numpy()) for name, part in parts.items()]
     _gather(model, lookup, [values[0], _ids(lookup), *values[1:]], bits, block, (width, width))
+
+
+def _separate(graph: Any, lookup: Any) -> None:
+    """Give the embedding a table of its own, in float."""
+    shared = lookup.inputs[0]
+    lookup.replace_input_with(0, add_initializer(graph, "embedding.table", np.ascontiguousarray(_table(lookup))))
+    drop_unused(graph, shared)
+
+
+def _table(lookup: Any) -> Any:
+    """The numbers of the embedding, a row for each token; a head in float holds them the other way round."""
+    table, maker = constant(lookup.inputs[0]), lookup.inputs[0].producer()
+    if table is None and maker is not None and maker.op_type == "Transpose":
+        table = constant(maker.inputs[0])
+        table = None if table is None else table.T
+    if table is None:
+        raise ArtifactError("the embedding is not a constant of the graph, so it cannot be rounded or set apart")
+    return table
 
 
 def _ids(lookup: Any) -> Any:

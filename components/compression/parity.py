@@ -110,6 +110,22 @@ def reference(network: Any, rows: Sequence[Sequence[int]], steps: int) -> list[E
     return found
 
 
+def reference_graph(path: Path, rows: Sequence[Sequence[int]], steps: int) -> list[Expected]:
+    """What an exported graph says, in the place of a network: for what is made of the graph."""
+    import onnxruntime_genai as og
+
+    model, found = og.Model(str(path)), []
+    for row in rows:
+        generator = _generator(model, 1, len(row) + steps + 2)
+        prefill = _fed(generator, row)
+        tokens, logits = [int(prefill[-1].argmax())], []
+        for _ in range(steps):
+            logits.append(_fed(generator, tokens[-1:])[-1])
+            tokens.append(int(logits[-1].argmax()))
+        found.append(Expected(list(row), prefill, np.stack(logits), tokens))
+    return found
+
+
 def compare(expected: Sequence[Expected], path: Path, padding: int | None = None) -> Parity:
     """Run the graph in `path` on the same rows, with ONNX Runtime GenAI. `padding`: token that fills up a batch."""
     import onnxruntime_genai as og

@@ -23,9 +23,12 @@ from tests.contract.common import check_component, named
 CASES = {
     "merge_adapter": ("trained", {}),
     "onnx": ("merged", {"precision": "fp32"}),
+    "quantize_dynamic": ("fp32", {}),
+    "quantize_static": ("fp32", {"rows": 2, "max_length": 48}),
     "gguf": ("merged", {}),
     "compressed_tensors": ("merged", {}),
     "gptq_layout": ("merged", {}),
+    "quantize_bnb": ("merged", {}),
     "onnx_adapters": ("trained", {"rows": 0, "base": [{"type": "onnx", "precision": "fp32"}]}),
     "attention": ("merged", {"rounds": 1, "tokens": 4}),
     "cast": ("merged", {}),
