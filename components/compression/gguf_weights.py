@@ -87,14 +87,17 @@ def tensors(network: Any, codes: Mapping[str, Any], kind: Type, embedding: Type)
     number = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture.name]
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     for source, value in network.state_dict().items():
-        if source == "lm_head.weight" and config.tie_word_embeddings and "lm_head" not in codes:
+        if source == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp takes the embedding where there is no head
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ModelLoadError(f"tensor '{source}' has no name in GGUF's '{architecture.name}'")
         rows = _row_order(source, value.shape[0], config) if architecture.interleaved else slice(None)
         wanted = embedding if name in ("token_embd.weight", "output.weight") else kind
-        data, written = _written(value, codes.get(source.removesuffix(".weight")), rows, wanted)
+        found = codes.get(source.removesuffix(".weight"))
+        if name == "token_embd.weight" and config.tie_word_embeddings:
+            found = codes.get("lm_head")  # one matrix, packed under the head's name
+        data, written = _written(value, found, rows, wanted)
         yield Tensor(name, data, written, source)
 
 
