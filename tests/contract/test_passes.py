@@ -29,6 +29,10 @@ CASES = {
     "compressed_tensors": ("merged", {}),
     "gptq_layout": ("merged", {}),
     "quantize_bnb": ("merged", {}),
+    "quantize_qat": (
+        "merged",
+        {"steps": 12, "learning_rate": 1e-3, "rows": 20, "max_length": 96, "measure": 4},
+    ),
     "onnx_adapters": ("trained", {"rows": 0, "base": [{"type": "onnx", "precision": "fp32"}]}),
     "attention": ("merged", {"rounds": 1, "tokens": 4}),
     "cast": ("merged", {}),
@@ -53,6 +57,8 @@ def inputs_of(name: str, lab: Any) -> list[Any]:
 
 def applied(name: str, lab: Any, out: Path, **config: Any) -> dict[str, Any]:
     """Run a pass on its example."""
+    for module in registry.get("pass", name).extras:
+        pytest.importorskip(module)
     subject = lab.subject(CASES[name][0])
     out.mkdir(exist_ok=True)
     step = registry.create("pass", name, **(CASES[name][1] | config))
