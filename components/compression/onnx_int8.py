@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from components.compression.onnx_graph import FILE, QUANTIZED, check_graph, oper
 from components.compression.onnx_weights import linears
 from components.compression.parity import compare, probe_rows, reference_graph, require_close
 from components.compression.quiet import quiet
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, ConfigError
 from components.core.safeload import check_model_directory, load_tokenizer
 
 STEPS = 8
@@ -57,9 +58,18 @@ def finish(source: Path, out: Path, seed: int, max_kl: float) -> dict[str, Any]:
     return {"precision": "int8", "distance": {"limit_kl": max_kl, **figures}}
 
 
-def head_of(folder: Path) -> list[str]:
-    """Names of the node that gives the logits, for passes that leave it in float."""
-    return [linear.node.name for linear in linears(read_graph(folder / FILE).graph) if linear.head]
+def kept_float(folder: Path, head: str, patterns: Sequence[str]) -> list[str]:
+    """Names of the matrix products that stay in float: the head's if it is to, and those that a pattern fits."""
+    found = list(linears(read_graph(folder / FILE).graph))
+    names = [linear.node.name for linear in found]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(f"keep_float: '{pattern}' fits none of the graph's products, such as {names[0]}")
+    return [
+        linear.node.name
+        for linear in found
+        if (linear.head and head == "float") or any(fnmatch.fnmatchcase(linear.node.name, each) for each in patterns)
+    ]
 
 
 @contextmanager

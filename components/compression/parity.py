@@ -165,7 +165,7 @@ def require_close(found: Parity, expected: Sequence[Expected], limit: float) -> 
         worst = max(found.distances, key=lambda each: each.kl if each.kl == each.kl else float("inf"))
         raise ArtifactError(
             f"the rounded graph is too far from the network: mean KL divergence {kl:.3g}, at most {limit:g} is allowed "
-            f"(parity.max_kl); it is {worst.kl:.3g} at {_where(worst, expected)}"
+            f"(max_kl); it is {worst.kl:.3g} at {_where(worst, expected)}"
         )
 
 

@@ -3,7 +3,8 @@
     optimize: {int8: [{type: merge_adapter}, {type: onnx, precision: fp32}, {type: quantize_dynamic}]}
 
 Needs no rows. Matrix products are then those of integers, which processors with VNNI or AMX do fast; `onnx` with
-`precision: int8` rounds weights only and is nearer to the network. Which one is faster, the benchmark tells.
+`precision: int8` rounds weights only and is far nearer to the network: activations of a language model have a few
+channels that take the whole range. `keep_float: ["*down_proj*"]` leaves the products that suffer most as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class QuantizeDynamic(Pass):
         reduce_range: bool = False
         embedding: Literal["int8", "float"] = "int8"
         head: Literal["int8", "float"] = "int8"
-        max_kl: PositiveFloat = 0.5
+        keep_float: tuple[str, ...] = ()
+        max_kl: PositiveFloat = 2.0
 
     config: Config
 
@@ -55,7 +57,7 @@ class QuantizeDynamic(Pass):
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         from components.compression.onnx_graph import FILE
-        from components.compression.onnx_int8 import OPTIONS, finish, head_of, rounding, take_over
+        from components.compression.onnx_int8 import OPTIONS, finish, kept_float, rounding, take_over
 
         config = self.config
         with rounding(source.path, out, config.embedding) as graph:
@@ -66,7 +68,7 @@ class QuantizeDynamic(Pass):
                 per_channel=config.per_channel,
                 reduce_range=config.reduce_range,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=head_of(source.path) if config.head == "float" else [],
+                nodes_to_exclude=kept_float(source.path, config.head, config.keep_float),
                 use_external_data_format=True,
                 extra_options=OPTIONS,
             )

@@ -42,6 +42,7 @@ class QuantizeStatic(Pass):
         reduce_range: bool = False
         embedding: Literal["int8", "float"] = "int8"
         head: Literal["int8", "float"] = "int8"
+        keep_float: tuple[str, ...] = ()
         max_kl: PositiveFloat = 2.0
 
     config: Config
@@ -66,7 +67,7 @@ class QuantizeStatic(Pass):
     ) -> dict[str, Any]:
         from components.compression.calibration import calibration_ids
         from components.compression.equalize import equalize
-        from components.compression.onnx_int8 import finish, head_of, rounding, take_over
+        from components.compression.onnx_int8 import finish, kept_float, rounding, take_over
 
         config = self.config
         tokenizer = load_tokenizer(source.path)
@@ -74,7 +75,7 @@ class QuantizeStatic(Pass):
         take_over(source.path, out)
         with rounding(source.path, out, config.embedding) as graph:
             groups = 0 if config.equalize is None else equalize(graph, rows, config.equalize)
-            self._quantize(graph, out, rows, head_of(source.path) if config.head == "float" else [])
+            self._quantize(graph, out, rows, kept_float(source.path, config.head, config.keep_float))
         facts = finish(source.path, out, context.seed, config.max_kl)
         return {**facts, "calibration_rows": len(rows), "equalized_groups": groups}
 

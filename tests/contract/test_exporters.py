@@ -171,16 +171,19 @@ def test_the_search_for_ranges_is_nearer(graphs: Any, tmp_path: Path) -> None:
     for search in (False, True):
         folder = tmp_path / str(search)
         shutil.copytree(graphs("builder", "untied"), folder)
-        assert round_matrices(folder / "model.onnx", Rounding(8, 8, 32, search, 1)) == len(wanted) == 11
+        assert round_matrices(folder / "model.onnx", Rounding(4, 4, 32, search, 1)) == len(wanted) == 11
         rounded = [node for node in read_graph(folder / "model.onnx").graph if node.op_type == "MatMulNBits"]
         lost[search] = [np.square(weights_of(node) - table).sum() for node, table in zip(rounded, wanted, strict=True)]
     assert all(0 < found < plain for found, plain in zip(lost[True], lost[False], strict=True))
 
 
 def weights_of(node: Any) -> Any:
-    """What an 8-bit MatMulNBits multiplies with."""
-    codes, scales, zeros = (constant(value).astype(np.float32) for value in node.inputs[1:4])
-    return ((codes - zeros[..., None]) * scales[..., None]).reshape(len(codes), -1)
+    """What a 4-bit MatMulNBits multiplies with."""
+    packed, scales, zeros = (constant(value) for value in node.inputs[1:4])
+    codes, points = (np.stack([each & 15, each >> 4], -1).astype(np.float32) for each in (packed, zeros))
+    rows, groups = len(packed), scales.shape[1]
+    points = points.reshape(rows, -1)[:, :groups, None]
+    return ((codes.reshape(rows, groups, -1) - points) * scales[..., None]).reshape(rows, -1)
 
 
 def copying(folder: Path, place: int, broken: bool = False) -> type[Exporter]:
