@@ -1,0 +1,283 @@
+"""How small, how fast and how faithful exported models are, beside the builder as it comes, llama.cpp and Olive.
+
+    make bench-optimization                                # everything
+    make bench-optimization ARGS="--quick"                 # few rows, one round: to see that it works
+    make bench-optimization ARGS="--only quality decode"   # these parts; the others' figures stay as they were
+    make bench-optimization ARGS="--rows chats.jsonl"      # on your own conversations (alpaca JSON or messages)
+
+Every figure is taken through the runtime that serves the model. Speeds: each measurement a fresh process with as many
+threads as there are cores, sides in turn, medians of ratios with bootstrap intervals over rounds. They want a machine
+that does nothing else: two threads that wait for each other are the first to suffer.
+
+The text: what the base model itself says to 150 prompts, sampled once from a fixed seed and kept; the first third is
+for evaluation, calibration sees the rest only.
+
+quality  distance to float32 and bytes: the builder as it comes, our int8 and our calibrated int4
+decode   tokens a second at batch 1: ours, PyTorch in float32, llama.cpp at its 4-bit format
+levers   what each option of the runtime brings on its own, and whether the tokens stay the same
+pruning  a quarter of the layers taken out, and healed
+olive    the same model through Olive's own way to 4 bits
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _optimization_setup as setup
+from benchmarks._optimization_bench import (
+    Chain,
+    chat_rows,
+    compress,
+    dataset,
+    middle,
+    same_tokens,
+    size,
+    speed,
+    split_rows,
+    times_as_fast,
+)
+from benchmarks._training_bench import Bench, Failed, prepare, tidy
+from benchmarks.report import RESULTS, Figure, publish
+from components.core.provenance import git_state
+
+Measured = tuple[dict[str, Figure], dict[str, object]]
+CHAINS: dict[str, Chain] = {
+    "fp32": [{"type": "onnx", "precision": "fp32"}],
+    "round to nearest int4": [{"type": "onnx", "precision": "int4", "method": "rtn"}],
+    "default int4": [{"type": "onnx", "precision": "int4"}],
+    "k_quant int4": [{"type": "onnx", "precision": "int4", "method": "k_quant"}],
+    "int8": [{"type": "onnx", "precision": "int8"}],
+    "int4": [{"type": "quantize_gptq", "size": "95MB"}, {"type": "onnx"}],
+}
+"""What is measured, by name. The last two are ours and have targets."""
+PRUNED: Chain = [
+    {"type": "prune_depth", "layers": 0.25, "by": "greedy", "heal": {"type": "distillation", "max_steps": 200}},
+    {"type": "onnx", "precision": "int8"},
+]
+LEVERS: dict[str, dict[str, Any]] = {
+    "one thread": {"intra_op_num_threads": 1},
+    "threads sleep while they wait": {"session.intra_op.allow_spinning": "0"},
+    "buffer of 1,024 positions": {"search.max_length": 1024},
+    "no shared key-value buffer": {"search.past_present_share_buffer": False},
+    "basic graph optimization": {"graph_optimization_level": "ORT_ENABLE_BASIC"},
+}
+"""Options of ONNX Runtime, each against its own choice."""
+TARGETS = {
+    "int8": {"MB": "<= 150", "mean_kl": "<= 0.01"},
+    "int4": {"MB": "<= 100", "mean_kl": "<= 0.09", "top1": ">= 0.86", "ratio": "<= 1.06", "seconds": "<= 600"},
+}
+
+
+class Work:
+    """The bench with its rows and the models made so far, so that parts share them."""
+
+    def __init__(self, bench: Bench, options: argparse.Namespace) -> None:
+        self.bench, self.options = bench, options
+        rows = chat_rows(bench, options.rows)
+        self.evaluation, calibration = split_rows(rows, bench.folder, 6 if options.quick else 40)
+        self.rows = dataset(bench, calibration)
+        self.made: dict[str, dict[str, Any]] = {}
+        self.rounds, self.tokens = (1, 32) if options.quick else (options.rounds, 128)
+
+    def model(self, name: str, chain: Chain | None = None) -> dict[str, Any]:
+        if name not in self.made:
+            self.made[name] = compress(self.bench, name, chain or CHAINS[name], self.rows)
+        return self.made[name]
+
+    def quality(self, folder: Path) -> dict[str, Any]:
+        found: dict[str, Any] = self.bench.work(
+            "quality", "_optimization_quality", self.bench.model.path, folder, self.evaluation, keep=False
+        )
+        return {**found, "MB": size(folder) / 1e6}
+
+
+def quality_figures(name: str, found: dict[str, Any], seconds: float | None = None) -> dict[str, Figure]:
+    """The lines of one model."""
+    goal = TARGETS.get(name, {})
+    low, high = found["interval"]
+    figures = {
+        f"{name}: size": Figure(found["MB"], "MB", goal.get("MB", ""), "the whole directory"),
+        f"{name}: mean KL": Figure(found["mean_kl"], "nats", goal.get("mean_kl", ""), f"p99 {found['p99_kl']:.3g}"),
+        f"{name}: top-1 agreement": Figure(found["top1"], "share", goal.get("top1", "")),
+        f"{name}: perplexity": Figure(
+            found["ratio"],
+            "of fp32's",
+            goal.get("ratio", ""),
+            f"95 % {low:.3f} to {high:.3f}; fp32 {found['reference_perplexity']:.3f}",
+        ),
+    }
+    if seconds is not None:
+        figures[f"{name}: compression"] = Figure(seconds, "s", goal.get("seconds", ""), "the whole chain")
+    return figures
+
+
+def quality(work: Work) -> Measured:
+    """Every chain of the table on the same evaluation text."""
+    figures: dict[str, Figure] = {}
+    notes: dict[str, object] = {}
+    for name in CHAINS:
+        made = work.model(name)
+        notes[name] = found = work.quality(Path(made["path"]))
+        print(f"{name}: KL {found['mean_kl']:.4f}, top-1 {found['top1']:.3f}, {found['MB']:.1f} MB", flush=True)
+        figures |= quality_figures(name, found, made["seconds"])
+    return figures, {"chains": CHAINS, "found": notes}
+
+
+def decode(work: Work) -> Measured:
+    """Ours, PyTorch and llama.cpp in turn."""
+    bench, other = work.bench, setup.find(setup.LLAMA, work.options.llama, install=not work.options.quick)
+    ours = Path(work.model("int4")["path"])
+    if other.python:
+        gguf = Path(work.model("llama.cpp", [{"type": "gguf", "weights": "Q4_1"}])["path"]) / "model.gguf"
+    else:
+        print(f"without llama.cpp: {other.why_not}")
+    for _ in range(work.rounds):
+        speed(bench, "ours int4", "genai", ours, work.tokens)
+        if other.python:
+            speed(bench, "llama.cpp", "llama", gguf, work.tokens, python=other.python)
+        speed(bench, "torch", "torch", bench.model.path, work.tokens // 4)
+    mine = middle(bench, "ours int4")
+    eager, spread = times_as_fast(bench, "ours int4", "torch")
+    figures = {
+        "int4 decode": Figure(mine, "tokens/s", "", f"{bench.cores} threads, batch 1"),
+        "against PyTorch": Figure(eager, "times as fast", ">= 8", f"{spread}; {middle(bench, 'torch'):.1f} tokens/s"),
+    }
+    if other.python:
+        ratio, spread = times_as_fast(bench, "ours int4", "llama.cpp")
+        beside = f"{spread}; {middle(bench, 'llama.cpp'):.1f} tokens/s"
+        figures["against llama.cpp"] = Figure(ratio, "times as fast", ">= 1.2", beside)
+    about = setup.LLAMA.version if other.python else f"not installed: {other.why_not}"
+    return figures, {"rounds": work.rounds, "tokens": work.tokens, "llama.cpp": about, "format": "Q4_1"}
+
+
+def levers(work: Work) -> Measured:
+    """Each lever in turn with the runtime's own choice."""
+    bench, ours = work.bench, Path(work.model("int4")["path"])
+    figures, notes = {}, {}
+    for name, options in LEVERS.items():
+        plain = f"{name}: without"
+        for _ in range(work.rounds):
+            usual = speed(bench, plain, "genai", ours, work.tokens)
+            tried = speed(bench, name, "genai", ours, work.tokens, **options)
+        gain, spread = times_as_fast(bench, name, plain)
+        notes[name] = same = same_tokens(usual, tried)
+        said = "same tokens" if same == 1 else f"tokens part after {same:.0%}"
+        figures[f"lever: {name}"] = Figure(gain, "times as fast", "", f"{spread}; {said}")
+    return figures, {"levers": LEVERS, "same tokens": notes}
+
+
+def pruning(work: Work) -> Measured:
+    """Against the same export of all layers."""
+    bench = work.bench
+    small, whole = Path(work.model("pruned", PRUNED)["path"]), Path(work.model("int8")["path"])
+    for _ in range(work.rounds):
+        speed(bench, "all layers", "genai", whole, work.tokens)
+        speed(bench, "pruned", "genai", small, work.tokens)
+    gain, spread = times_as_fast(bench, "pruned", "all layers")
+    found = work.quality(small)
+    figures = quality_figures("pruned", found, work.made["pruned"]["seconds"])
+    return {"pruned: decode": Figure(gain, "times as fast", ">= 1.25", spread), **figures}, {"chain": PRUNED}
+
+
+def olive(work: Work) -> Measured:
+    """Olive's model through the same evaluation and the same runtime."""
+    bench, other = work.bench, setup.find(setup.OLIVE, work.options.olive, install=not work.options.quick)
+    if not other.python:
+        print(f"without Olive: {other.why_not}")
+        return {}, {"olive": f"not installed: {other.why_not}"}
+    theirs = bench.work(
+        "olive", "_optimization_olive", bench.model.path, bench.place("olive"), python=other.python, keep=False
+    )
+    folder, ours = Path(theirs["model"]), Path(work.model("int4")["path"])
+    for _ in range(work.rounds):
+        speed(bench, "beside olive", "genai", ours, work.tokens)
+        speed(bench, "olive int4", "genai", folder, work.tokens)
+    figures = quality_figures("olive int4", work.quality(folder), theirs["seconds"])
+    gain, spread = times_as_fast(bench, "beside olive", "olive int4")
+    beside = f"{spread}; {middle(bench, 'olive int4'):.1f} tokens/s"
+    return {**figures, "decode against Olive": Figure(gain, "times as fast", "", beside)}, {
+        "olive": setup.OLIVE.version
+    }
+
+
+PARTS: dict[str, Callable[[Work], Measured]] = {
+    "quality": quality,
+    "decode": decode,
+    "levers": levers,
+    "pruning": pruning,
+    "olive": olive,
+}
+
+
+# ---------------------------------------------------------------- results
+
+
+def earlier(name: str) -> tuple[dict[str, dict[str, Figure]], dict[str, Any]]:
+    """Figures by part and notes by part, as an earlier run left them."""
+    try:
+        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, {}
+    notes = found["notes"]
+    figures = {key: Figure(**{k: v for k, v in f.items() if k != "holds"}) for key, f in found["figures"].items()}
+    return {part: {key: figures[key] for key in note["figures"]} for part, note in notes.items()}, notes
+
+
+def done(part: str, work: Work, figures: dict[str, dict[str, Figure]], notes: dict[str, Any]) -> bool:
+    """Run a part and put its results among the others'; False if it failed, which does not stop the rest."""
+    started, state = time.perf_counter(), git_state(Path.cwd())
+    try:
+        figures[part], about = PARTS[part](work)
+    except Failed as error:
+        print(f"{part}: {error}", file=sys.stderr)
+        return False
+    spent, date = round(time.perf_counter() - started), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = "rows of a file" if work.options.rows else "what the base model says"
+    whence = {"date": date, **state, "seconds": spent, "cores": work.bench.cores, "text": text}
+    notes[part] = {"figures": list(figures[part]), **whence, **about}
+    return True
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rows, one round; results/optimization-quick.json")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="run these parts")
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE", help="conversations: alpaca JSON, or JSON Lines of messages"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of the speeds (5)")
+    parser.add_argument("--llama", type=Path, metavar="PYTHON", help="a Python that has llama-cpp-python")
+    parser.add_argument("--olive", type=Path, metavar="PYTHON", help="a Python that has Olive")
+    parser.add_argument("--keep", action="store_true", help="keep the files")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
+    name = "optimization-quick" if options.quick else "optimization"
+    figures, notes = earlier(name)
+    folder = Path(tempfile.mkdtemp(prefix="postmill-bench-optimization-"))
+    try:
+        work = Work(prepare(folder), options)
+        failed = [part for part in options.only if not done(part, work, figures, notes)]
+    finally:
+        if options.keep:
+            print(f"kept: {folder}")
+        else:
+            tidy(folder)
+    ordered = {key: figure for part in PARTS if part in figures for key, figure in figures[part].items()}
+    holds = publish(name, ordered, notes)
+    if failed:
+        print(f"failed, and left as they were: {', '.join(failed)}")
+    sys.exit(0 if holds and not failed else 1)
+
+
+if __name__ == "__main__":
+    main()
