@@ -106,7 +106,7 @@ class Trainer(Component, ABC):
 
     @classmethod
     def incomplete(cls, config: Any) -> str | None:
-        """What a step of a recipe must say and this one does not; a pass that trains may fill it in. None if nothing."""
+        """What a step of a recipe must say and this one does not; a pass that trains may fill it in."""
         return None
 
     def problem(self, dataset: Artifact) -> str | None:

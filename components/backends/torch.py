@@ -26,9 +26,9 @@ PIECE = 8
 
 @register("backend", "torch")
 class TorchBackend(Backend):
-    """Models and adapters through transformers on PyTorch."""
+    """Models and adapters through transformers on PyTorch; quantized ones expanded to float32."""
 
-    serves = ("model", "adapter")
+    serves = ("model", "adapter", "quantized")
     libraries = ("torch", "transformers", "peft")
 
     class Config(StrictConfig):
@@ -42,6 +42,12 @@ class TorchBackend(Backend):
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
         dtype = machine().dtype() if self.config.dtype == "auto" else self.config.dtype
         self._tokenizer = load_tokenizer(artifact.path)
+        if artifact.kind == "quantized":
+            from components.compression.checkpoint import load_quantized
+
+            self._model = load_quantized(artifact.path)
+            self._together = _padded_left(artifact)
+            return
         if artifact.kind == "model":
             self._runtime = read_runtime(artifact.path)
             self._model = _prepared(load_causal_lm(artifact.path, self._runtime.dtype or dtype), self._runtime)

@@ -34,8 +34,9 @@ def save_quantized(source: Path, network: Any, codes: Mapping[str, Codes], out: 
         tensors.pop(f"{name}.weight")
         tensors |= {f"{name}.{part}": value for part, value in packed(found).items()}
     if network.config.tie_word_embeddings:
-        for name in tied:
-            tensors.pop(name, None)
+        # one matrix under two names: packed under the head's, in full under the embedding's
+        for head, embedding in tied.items():
+            tensors.pop(embedding if head.removesuffix(".weight") in codes else head, None)
     copy_beside(source, out)
     save_file({name: value.contiguous() for name, value in tensors.items()}, out / WEIGHTS, {"format": "pt"})
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -139,16 +140,17 @@ def load_quantized(path: Path) -> Any:
     return network_of(path, tensors | {f"{name}.weight": found.dequantize() for name, found in codes.items()})
 
 
-def network_of(path: Path, tensors: Mapping[str, Any]) -> Any:
+def network_of(path: Path, tensors: dict[str, Any]) -> Any:
     """The network that a checked directory's config.json describes, with these weights, in float32."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     del config.quantization_config
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    missing, unexpected = network.load_state_dict(tensors, strict=False)
-    tied = getattr(network, "_tied_weights_keys", None) or {}
-    gaps = [name for name in missing if not (config.tie_word_embeddings and name in tied)]
+    if config.tie_word_embeddings:
+        for head, embedding in (getattr(network, "_tied_weights_keys", None) or {}).items():
+            tensors[head] = tensors[embedding] = tensors.get(head, tensors.get(embedding))
+    gaps, unexpected = network.load_state_dict(tensors, strict=False)
     if gaps or unexpected:
         raise ModelLoadError(
             f"the weights in '{path}' do not fit its config.json: missing {gaps[:4]}, unknown {list(unexpected)[:4]}"

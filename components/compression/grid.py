@@ -35,8 +35,8 @@ class Grid:
 
     @property
     def bits_per_weight(self) -> float:
-        """With a scale in float32 and a zero point in `bits` bits for each group."""
-        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.group
+        """With a scale in float16 and a zero point in `bits` bits for each group."""
+        return self.bits + (16 + (0 if self.symmetric else self.bits)) / self.group
 
     def check(self, inputs: int, name: str) -> None:
         """A ConfigError if a row of so many inputs has no whole number of groups."""
@@ -111,3 +111,8 @@ def encode(weight: Any, scales: Any, zeros: Any, grid: Grid) -> Codes:
 def round_to_nearest(weight: Any, grid: Grid, importance: Any = None) -> Codes:
     """Each weight to the nearest point of a fitted grid; `importance` as in `fit`."""
     return encode(weight, *fit(weight, grid, importance), grid)
+
+
+def half_precision(codes: Codes) -> Codes:
+    """The same codes with scales that float16 can hold: files store them in half the bytes."""
+    return Codes(codes.grid, codes.codes, codes.scales.half().float(), codes.zeros)

@@ -148,10 +148,12 @@ class OnnxExport(Pass):
         from components.compression.genai_config import separate_padding
         from components.compression.onnx_export import export_codes, export_weights
         from components.compression.onnx_graph import check_graph
+        from components.compression.onnx_scales import halve_scales
 
         exporter: Exporter = registry.create("exporter", name)
         if source.kind == "quantized":
             facts, exact = export_codes(exporter, source.path, out, self._wish)
+            facts = {**facts, "scales_saved_bytes": halve_scales(out / "model.onnx")}
         else:
             facts, exact = export_weights(exporter, source.path, out, self._wish)
         check_graph(out / "model.onnx")

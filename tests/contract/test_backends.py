@@ -22,7 +22,12 @@ from components.services.workspace import Workspace
 from tests import tiny
 from tests.contract.common import check_component, named
 
-SUBJECTS = {"torch": ("base", "trained", "merged"), "onnx_genai": ("fp32", "int4"), "gguf": ("gguf",), "packed": ("packed",)}
+SUBJECTS = {
+    "torch": ("base", "trained", "merged"),
+    "onnx_genai": ("fp32", "int4"),
+    "gguf": ("gguf",),
+    "packed": ("packed",),
+}
 """For every backend: what it is tried on."""
 CASES = [subject for subjects in SUBJECTS.values() for subject in subjects]
 
