@@ -37,10 +37,10 @@ WIDE = 64
 class TuneConfig(StrictConfig):
     """Training of scales and norms."""
 
-    steps: PositiveInt = 80
+    steps: PositiveInt = 60
     rows: PositiveInt = Field(2000, description="calibration rows at most")
     tokens: PositiveInt = Field(1024, description="a step, about")
-    learning_rate: PositiveFloat = Field(4e-3, description="relative to the size of a scale")
+    learning_rate: PositiveFloat = Field(1e-3, description="relative to the size of a scale")
 
 
 @register("pass", "quantize_gptq")
