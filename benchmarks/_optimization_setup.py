@@ -47,6 +47,7 @@ OLIVE = Other(
         "torch",
         "optimum",
         "datasets",
+        "tabulate",
     ),
 )
 

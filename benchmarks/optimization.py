@@ -81,8 +81,8 @@ class Work:
     def __init__(self, bench: Bench, options: argparse.Namespace) -> None:
         self.bench, self.options = bench, options
         rows = chat_rows(bench, options.rows)
-        self.evaluation, calibration = split_rows(rows, bench.folder, 6 if options.quick else 40)
-        self.rows = dataset(bench, calibration)
+        self.evaluation, self.calibration = split_rows(rows, bench.folder, 6 if options.quick else 40)
+        self.rows = dataset(bench, self.calibration)
         self.made: dict[str, dict[str, Any]] = {}
         self.rounds, self.tokens = (1, 32) if options.quick else (options.rounds, 128)
 
@@ -192,9 +192,8 @@ def olive(work: Work) -> Measured:
     if not other.python:
         print(f"without Olive: {other.why_not}")
         return {}, {"olive": f"not installed: {other.why_not}"}
-    theirs = bench.work(
-        "olive", "_optimization_olive", bench.model.path, bench.place("olive"), python=other.python, keep=False
-    )
+    words = (bench.model.path, work.calibration, bench.place("olive"))
+    theirs = bench.work("olive", "_optimization_olive", *words, python=other.python, keep=False)
     folder, ours = Path(theirs["model"]), Path(work.model("int4")["path"])
     for _ in range(work.rounds):
         speed(bench, "beside olive", "genai", ours, work.tokens)

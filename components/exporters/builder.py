@@ -38,6 +38,8 @@ class BuilderExporter(Exporter):
     libraries = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers")
 
     def export(self, job: ExportJob) -> None:
+        from components.compression.onnx_attention import drop_foreign_keys
+
         with tempfile.TemporaryDirectory(prefix="postmill-onnx-") as scratch:
             order = {
                 "source": str(job.source.absolute()),
@@ -53,6 +55,7 @@ class BuilderExporter(Exporter):
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]
             raise ModelLoadError(f"the ONNX builder failed on this model ({job.precision}): {last[0]}")
+        drop_foreign_keys(job.out / "model.onnx")
 
 
 def _options(job: ExportJob) -> list[str]:

@@ -183,3 +183,27 @@ def test_tuning_brings_the_network_nearer() -> None:
     assert losses[-1] < 0.8 * losses[0]
     assert all(torch.equal(after[name].codes, codes[name].codes) for name in codes)
     assert all(torch.equal(found.scales, found.scales.half().float()) for found in after.values())
+
+
+def test_layers_of_several_bits_in_one_graph(tmp_path: Path, lab: Any) -> None:
+    """Layers whose q, k and v differ in bits stand beside layers where they do not, and the graph says what the network
+    says; scales are stored in half the bytes (C33)."""
+    from components.core.events import EventBus
+    from components.core.kinds import registry
+    from components.core.safeload import load_causal_lm
+    from components.interfaces import StepContext
+
+    network, out = load_causal_lm(lab.merged.path), tmp_path / "out"
+    codes = {
+        name: half_precision(
+            round_to_nearest(layer.weight.detach(), Grid(8, 64) if "0.self_attn.v" in name else Grid())
+        )
+        for name, layer in block_linears(network).items()
+    }
+    put_back(network, codes)
+    save_quantized(lab.merged.path, network, codes, tmp_path / "packed")
+    source = lab.merged.model_copy(update={"path": tmp_path / "packed", "kind": "quantized"})
+    out.mkdir()
+    facts = registry.create("pass", "onnx", exporter="builder").apply(source, {}, out, StepContext(17, EventBus()))
+    assert facts["parity"]["prefill"] < 1e-3
+    assert facts["scales_saved_bytes"] > 0
