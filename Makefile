@@ -11,7 +11,7 @@ WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
 .PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data \
-  bench-training bench-gpu-training clean
+  bench-training bench-optimization bench-gpu-training clean
 
 run: setup data
 	$(BIN)/postmill run $(RECIPE)
@@ -42,6 +42,9 @@ bench-data: setup
 
 bench-training: setup data
 	$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-optimization: setup data
+	$(BIN)/python -m benchmarks.optimization $(ARGS)
 
 bench-gpu-training: setup
 	$(BIN)/python -m benchmarks.gpu_training $(ARGS)

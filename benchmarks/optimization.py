@@ -54,7 +54,7 @@ CHAINS: dict[str, Chain] = {
     "default int4": [{"type": "onnx", "precision": "int4"}],
     "k_quant int4": [{"type": "onnx", "precision": "int4", "method": "k_quant"}],
     "int8": [{"type": "onnx", "precision": "int8"}],
-    "int4": [{"type": "quantize_gptq", "size": "95MB"}, {"type": "onnx"}],
+    "int4": [{"type": "quantize_gptq", "size": "93MB"}, {"type": "onnx"}],
 }
 """What is measured, by name. The last two are ours and have targets."""
 PRUNED: Chain = [

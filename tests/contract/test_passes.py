@@ -25,7 +25,7 @@ CASES = {
     "onnx": ("merged", {"precision": "fp32"}),
     "quantize_gptq": (
         "merged",
-        {"rows": 8, "max_length": 64, "size": 70_000, "tune": {"steps": 2, "rows": 8, "tokens": 128}},
+        {"rows": 8, "max_length": 64, "tune": {"steps": 2, "rows": 8, "tokens": 128}},
     ),
     "quantize_dynamic": ("fp32", {}),
     "quantize_static": ("fp32", {"rows": 2, "max_length": 48}),

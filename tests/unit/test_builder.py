@@ -370,7 +370,10 @@ class Dice:
         while True:
             body = self.component("trainer", **fixed)
             cls = registry.get("trainer", body["type"])
-            if cls.produces_kind(cls.Config(**{key: v for key, v in body.items() if key != "type"})) == kind:
+            if "teacher" in cls.Config.model_fields and not body.get("teacher"):
+                body["teacher"] = self.component("model")
+            config = cls.Config(**{key: v for key, v in body.items() if key != "type"})
+            if cls.produces_kind(config) == kind and cls.incomplete(config) is None:
                 return body
 
     def _data(self) -> Plain:
@@ -394,9 +397,9 @@ class Dice:
     def _chain(self, adapter: bool) -> Any:
         if not adapter:
             return [self.component("pass", "onnx")]
-        if self.random.random() < 0.3:
+        if self.random.random() < 0.5:
             return self.random.choice(registry.names("preset"))
-        off = [self.component("pass") | {"enabled": False}] if self.random.random() < 0.3 else []
+        off = [self.component("pass") | {"enabled": False} for _ in range(self.random.randrange(8))]
         return [*off, self.component("pass", "merge_adapter"), self.component("pass", "onnx"), *off]
 
     def _integer(self, node: Plain) -> int:

@@ -259,7 +259,7 @@ def test_named_passes(lab: Lab) -> None:
     [
         ([], "at least 1 item"),
         (["onx"], "unknown pass 'onx'; did you mean 'onnx'"),
-        (["onnx"], "pass 'onnx' takes model, but the step before it gives adapter"),
+        (["onnx"], "pass 'onnx' takes model or quantized, but the step before it gives adapter"),
         (["merge_adapter", "merge_adapter"], "pass 'merge_adapter' takes adapter, but the step before it gives model"),
         ([{"type": "onnx", "precison": "fp32"}], "unknown key 'precison'; did you mean 'precision'"),
     ],
@@ -277,7 +277,7 @@ def test_a_pass_that_fails(lab: Lab, tmp_path: Path) -> None:
     (strange / "config.json").write_text(config)
     source = lab.merged.model_copy(update={"path": strange, "digest": "5" * 64})
     with pytest.raises(ModelLoadError, match="the ONNX builder failed"):
-        OptimizationService(lab.workspace).named(["onnx"], source)
+        OptimizationService(lab.workspace).named([{"type": "onnx", "exporter": "builder"}], source)
 
 
 # ---------------------------------------------------------------- memory as a promise

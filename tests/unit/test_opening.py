@@ -53,7 +53,9 @@ def answers(path: Path) -> tuple[Any, list[int], str]:
         {"attention": "eager"},
         {"attention": "sdpa"},
         {"cache": KeyValueCache(type="static")},
-        {"compile": Compilation(backend="aot_eager"), "cache": KeyValueCache(type="static")},
+        pytest.param(
+            {"compile": Compilation(backend="aot_eager"), "cache": KeyValueCache(type="static")}, marks=pytest.mark.slow
+        ),
     ],
     ids=["eager", "sdpa", "static", "compiled"],
 )

@@ -126,6 +126,7 @@ def test_mixed_bits_by_layer(plain: Any, tmp_path: Path) -> None:
     assert all(torch.equal(weights[f"{name}.weight"], found.dequantize()) for name, found in codes.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [Grid(4, 64, True), Grid(8, 32)], ids=NAMES[1:3])
 def test_genai_builder_reads_our_gptq(grid: Grid, plain: Any, tmp_path: Path) -> None:
     """ONNX Runtime GenAI's builder, a reader of GPTQ checkpoints that is not ours, gives the same weights (E28)."""

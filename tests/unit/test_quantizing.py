@@ -207,3 +207,18 @@ def test_layers_of_several_bits_in_one_graph(tmp_path: Path, lab: Any) -> None:
     facts = registry.create("pass", "onnx", exporter="builder").apply(source, {}, out, StepContext(17, EventBus()))
     assert facts["parity"]["prefill"] < 1e-3
     assert facts["scales_saved_bytes"] > 0
+
+
+def test_the_pass_keeps_to_its_size(tmp_path: Path, lab: Any) -> None:
+    """With `size`, all packed matrices fit it, and what they are expected to cost is told with what they do (C33)."""
+    from components.core.events import EventBus
+    from components.core.kinds import registry
+    from components.interfaces import StepContext
+
+    config = {"rows": 6, "max_length": 64, "size": 90_000, "tune": None}
+    step = registry.create("pass", "quantize_gptq", **config)
+    facts = step.apply(lab.merged, {}, tmp_path / "out", StepContext(17, EventBus(), dataset=lab.dataset))
+    assert facts["packed_bytes"] <= 90_000
+    assert facts["layers_in_8_bits"]
+    assert facts["expected_kl"] > 0
+    assert facts["rounded"]["mean_kl"] > 0

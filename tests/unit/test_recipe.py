@@ -97,7 +97,9 @@ def test_component_without_type(plain: Plain) -> None:
 def test_impossible_order_of_passes(plain: Plain) -> None:
     """A pass that cannot take what the step before it gives is refused before any work."""
     plain["optimize"] = {"bad": [{"type": "onnx"}]}
-    assert problems(plain) == ["optimize.bad.0: pass 'onnx' takes model, but the step before it gives adapter"]
+    assert problems(plain) == [
+        "optimize.bad.0: pass 'onnx' takes model or quantized, but the step before it gives adapter"
+    ]
 
 
 def test_order_of_passes_follows_the_trainer(plain: Plain) -> None:
@@ -111,7 +113,7 @@ def test_order_of_passes_follows_the_trainer(plain: Plain) -> None:
 def test_pass_after_the_last_export(plain: Plain) -> None:
     """Nothing can follow an export."""
     plain["optimize"] = {"bad": [{"type": "merge_adapter"}, {"type": "onnx"}, {"type": "onnx"}]}
-    assert "pass 'onnx' takes model, but the step before it gives onnx" in problems(plain)[0]
+    assert "pass 'onnx' takes model or quantized, but the step before it gives onnx" in problems(plain)[0]
 
 
 def test_gate_on_a_metric_nobody_measures(plain: Plain) -> None:
@@ -232,4 +234,4 @@ def test_results_that_nothing_runs(plain: Plain, monkeypatch: pytest.MonkeyPatch
     assert parse_recipe(without(plain, *AFTER)).trained_kind == "reward_model"
     (problem,) = problems(without(plain, "optimize", "gate", "register"))
     assert problem.startswith("benchmark: nothing here runs an artifact of kind 'reward_model'")
-    assert "adapter, model, onnx" in problem
+    assert "adapter, gguf, model, onnx" in problem
