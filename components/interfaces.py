@@ -33,6 +33,7 @@ from components.core.data import (
     RuleConfig,
 )
 from components.core.events import EventBus
+from components.core.export import ExportJob
 from components.core.health import Health
 from components.core.recipe import Action, Spec
 from components.core.space import Point
@@ -43,6 +44,7 @@ __all__ = [
     "BadRow",
     "Batch",
     "ColumnRule",
+    "ExportJob",
     "Format",
     "FormatConfig",
     "Framing",
@@ -214,26 +216,6 @@ class Pass(Component, ABC):
     def estimated_memory(self, parameters: int) -> int:
         """Memory it takes at its peak, in bytes, for a model of this many weights: one copy and room to work."""
         return parameters * 8
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """What an exporter is asked for. `options`: of its own, as the recipe's `extra` has them.
-
-    For one that rounds weights: `block` of them share a scale, `method` says how, `head` in which precision (auto: as
-    the others), `accuracy` is that of the runtime's kernel. `shared`: whether embedding and head are one table in the
-    file; None leaves it to the exporter.
-    """
-
-    source: Path
-    out: Path
-    precision: str = "fp32"
-    block: int = 32
-    method: str = "default"
-    head: str = "auto"
-    accuracy: int = 4
-    shared: bool | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Exporter(Component, ABC):

@@ -17,27 +17,19 @@ LEAST = 2
 """Tokens of a row that says anything: the first is only read."""
 
 
-def calibration_ids(
-    dataset: Artifact | None, tokenizer: Any, rows: int, max_length: int, seed: int, offset: int = 0
-) -> list[Any]:
-    """Up to `rows` rows of the train split, cut off at `max_length` tokens: 1-D tensors of token ids.
-
-    `offset`: how many rows of the same order to leave out, so that two calls look at different ones.
-    """
+def calibration_ids(dataset: Artifact | None, tokenizer: Any, rows: int, max_length: int, seed: int) -> list[Any]:
+    """Up to `rows` rows of the train split, cut off at `max_length` tokens: 1-D tensors of token ids."""
     if dataset is None:
         raise DataError("this pass calibrates on rows, and was given no data set")
     found = tokens(dataset, "train", tokenizer, SIDES.get(dataset.meta["shape"], ""))
     long_enough = [number for number, length in enumerate(token_lengths(found)) if length >= LEAST]
-    chosen = _shuffled(long_enough, seed)[offset : offset + rows]
+    chosen = shuffled(long_enough, seed)[:rows]
     if not chosen:
-        raise DataError(
-            f"the data set {dataset.key} has {len(long_enough)} training rows, too few to calibrate on "
-            f"{rows} of them after {offset} others; give more rows, or calibrate on fewer"
-        )
+        raise DataError(f"the data set {dataset.key} has no training row of {LEAST} tokens to calibrate on")
     return [torch.tensor(found[number]["input_ids"][:max_length]) for number in chosen]
 
 
-def _shuffled(numbers: Sequence[int], seed: int) -> list[int]:
+def shuffled(numbers: Sequence[int], seed: int) -> list[int]:
     """The same order for the same seed, which stays when rows are added at the end."""
     return sorted(numbers, key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
 

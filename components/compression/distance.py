@@ -8,18 +8,16 @@ Compared is what the assistant says, token by token; of texts, every token.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from components.compression.calibration import SIDES, shuffled
 from components.core.artifacts import Artifact
 from components.core.dataset import IGNORED, token_lengths, tokens
 from components.core.errors import DataError
-
-SIDES = {"preference": "chosen_"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ def scored_rows(
         raise DataError("this pass looks at rows, and was given no data set")
     found = tokens(dataset, split, tokenizer, SIDES.get(dataset.meta["shape"], ""))
     usable = [number for number, length in enumerate(token_lengths(found)) if length > 1]
-    ranked = sorted(usable, key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
-    rows = [_scored(found[number], max_length) for number in ranked[offset : offset + count]]
+    rows = [_scored(found[number], max_length) for number in shuffled(usable, seed)[offset : offset + count]]
     if not rows:
         raise DataError(f"the {split} split has {len(usable)} rows of two tokens, too few to leave out {offset}")
     return rows

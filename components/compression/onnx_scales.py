@@ -1,7 +1,7 @@
 """Scales of rounded weights in half the bytes: stored as float16, and cast when the graph is loaded.
 
-The runtime folds the cast into a constant before it lays out its kernels' weights, so nothing is slower, and numbers
-that float16 holds exactly come back as they were. At 4 bits in groups of 32 it is a tenth of the file.
+The runtime folds the cast into a constant when it loads the graph, and numbers that float16 holds exactly come back as
+they were. Of SmolLM2-135M at 4 bits in groups of 32 it saved 7.4 of 106.5 MB.
 """
 
 from __future__ import annotations

@@ -106,10 +106,10 @@ class QuantizeGptq(Pass):
             facts |= {"tuned": distance(network, student, judged), "tuning_kl": losses}
         return facts | save_quantized(source.path, student, head | codes, out)
 
-    def _rows(self, context: StepContext, tokenizer: Any, count: int, offset: int = 0) -> list[Any]:
+    def _rows(self, context: StepContext, tokenizer: Any, count: int) -> list[Any]:
         from components.compression.calibration import calibration_ids
 
-        return calibration_ids(context.dataset, tokenizer, count, self.config.max_length, context.seed, offset)
+        return calibration_ids(context.dataset, tokenizer, count, self.config.max_length, context.seed)
 
     def _options(
         self, network: Any, layers: Mapping[str, Any], tokenizer: Any, context: StepContext, grids: Sequence[Any]
