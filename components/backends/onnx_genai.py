@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from components.compression.onnx_adapters import loaded
+from components.compression.onnx.adapters import loaded
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError

@@ -23,7 +23,7 @@ class Opened(TorchBackend):
     expanded = True
 
     def open(self, artifact: Artifact, parents: Mapping[str, Artifact]) -> None:
-        from components.compression.packed_layouts import load_packed
+        from components.compression.quantization.packed_layouts import load_packed
 
         self._tokenizer = load_tokenizer(artifact.path)
         told = artifact.read_json("config.json").get("quantization_config", {})

@@ -43,7 +43,7 @@ class TorchBackend(Backend):
         dtype = machine().dtype() if self.config.dtype == "auto" else self.config.dtype
         self._tokenizer = load_tokenizer(artifact.path)
         if artifact.kind == "quantized":
-            from components.compression.checkpoint import load_quantized
+            from components.compression.quantization.checkpoint import load_quantized
 
             self._model = load_quantized(artifact.path)
             self._together = _padded_left(artifact)

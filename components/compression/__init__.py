@@ -1,1 +1,1 @@
-"""What the optimization passes share: calibration, grids, layouts, sensitivities, parity."""
+"""What the optimization passes share; what is known of one way only stands in a folder of its own."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from components.compression.blocks import BlockWalk
-from components.compression.sparsity import Matrix, is_experts, matrices_in
+from components.compression.pruning.sparsity import Matrix, is_experts, matrices_in
 
 Tell = Callable[[str, Any], None]
 

@@ -38,7 +38,7 @@ class BuilderExporter(Exporter):
     libraries = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers")
 
     def export(self, job: ExportJob) -> None:
-        from components.compression.onnx_attention import drop_foreign_keys
+        from components.compression.onnx.attention import drop_foreign_keys
 
         with tempfile.TemporaryDirectory(prefix="postmill-onnx-") as scratch:
             order = {

@@ -21,7 +21,7 @@ class FlatExporter(Exporter):
     libraries = ("torch", "transformers", "onnxscript", "onnx")
 
     def export(self, job: ExportJob) -> None:
-        from components.compression.flat_graph import export_flat
+        from components.compression.onnx.flat_graph import export_flat
         from components.core.safeload import load_causal_lm
 
         if job.options:

@@ -20,7 +20,7 @@ class TransformersExporter(Exporter):
     libraries = ("torch", "transformers", "onnxscript", "onnx")
 
     def export(self, job: ExportJob) -> None:
-        from components.compression.traced_graph import export_traced
+        from components.compression.onnx.traced_graph import export_traced
         from components.core.safeload import load_causal_lm
 
         if job.options:

@@ -55,7 +55,7 @@ class PackedExport(Pass):
         import torch
 
         from components.compression.closeness import distance, logits_of, probe_rows
-        from components.compression.packed_layouts import LAYOUTS, load_packed, save_packed
+        from components.compression.quantization.packed_layouts import LAYOUTS, load_packed, save_packed
 
         network, codes = self._codes(source)
         rows = probe_rows(load_tokenizer(source.path))
@@ -75,9 +75,9 @@ class PackedExport(Pass):
         """The network in float32, and the matrices of its blocks in few bits."""
         from dataclasses import replace
 
-        from components.compression.checkpoint import load_quantized, read_codes
-        from components.compression.grid import Grid, round_to_nearest
         from components.compression.layers import block_linears
+        from components.compression.quantization.checkpoint import load_quantized, read_codes
+        from components.compression.quantization.grid import Grid, round_to_nearest
 
         if source.kind == "model":
             grid = Grid(self.config.bits, self.config.group, self.config.symmetric)

@@ -63,7 +63,7 @@ def _by_matrix(out: Path, told: Mapping[str, Any]) -> Any:
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationScheme
 
-    from components.compression.packed_layouts import load_packed, packed_parts
+    from components.compression.quantization.packed_layouts import load_packed, packed_parts
 
     compressor = BaseCompressor.get_value_from_registry(told["format"])
     network = load_packed(out)

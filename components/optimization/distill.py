@@ -20,9 +20,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from components.compression.healing import checked
-from components.compression.pruning import PROBES, Pruning, Rows, logits_of
-from components.compression.student import Shape, Student, shrunk
+from components.compression.pruning.healing import checked
+from components.compression.pruning.pruning import PROBES, Pruning, Rows, logits_of
+from components.compression.pruning.student import Shape, Student, shrunk
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.kinds import register

@@ -89,8 +89,8 @@ class GgufExport(Pass):
         import torch
         from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
-        from components.compression.gguf_tokenizer import write_tokenizer
-        from components.compression.gguf_weights import architecture_of, tensors, unpacked, write_sizes
+        from components.compression.gguf.tokenizer import write_tokenizer
+        from components.compression.gguf.weights import architecture_of, tensors, unpacked, write_sizes
 
         writer = GGUFWriter(file, architecture_of(network.config).name)
         writer.add_type("model")
@@ -117,7 +117,7 @@ class GgufExport(Pass):
         from gguf import GGUFReader
 
         from components.compression.closeness import logits_of, worst_difference
-        from components.compression.gguf_tokenizer import check_tokenizer
+        from components.compression.gguf.tokenizer import check_tokenizer
 
         tokens = check_tokenizer(GGUFReader(out / FILE), tokenizer)
         worst = worst_difference(expected, logits_of(load_gguf(out), rows))
@@ -129,7 +129,7 @@ class GgufExport(Pass):
         return {"max_logit_difference": worst, "same_tokens": tokens, "checked_with": "transformers, weights expanded"}
 
     def _modelfile(self, out: Path, tokenizer: Any, positions: int) -> dict[str, Any]:
-        from components.compression.ollama import modelfile, turn_of
+        from components.compression.gguf.ollama import modelfile, turn_of
 
         turn = turn_of(tokenizer)
         text = modelfile(FILE, tokenizer, turn, min(self.config.num_ctx, positions))
@@ -141,6 +141,6 @@ def _opened(source: Artifact) -> tuple[Any, Any]:
     """The network in float32, and the matrices of it that are in few bits already."""
     if source.kind == "model":
         return load_causal_lm(source.path), {}
-    from components.compression.checkpoint import load_quantized, read_codes
+    from components.compression.quantization.checkpoint import load_quantized, read_codes
 
     return load_quantized(source.path), read_codes(source.path)[0]

@@ -131,7 +131,7 @@ class OnnxExport(Pass):
         raise ArtifactError(f"no exporter takes this model: {'; '.join(left)}")
 
     def _expected(self, source: Artifact, seed: int) -> tuple[Any, Any]:
-        from components.compression.parity import probe_rows, reference
+        from components.compression.onnx.parity import probe_rows, reference
 
         tokenizer = load_tokenizer(source.path)
         network = _network(source)
@@ -145,10 +145,10 @@ class OnnxExport(Pass):
         return [name for name in sorted(known, key=lambda name: known[name].place) if kind in known[name].kinds]
 
     def _export(self, name: str, source: Artifact, out: Path, expected: Any) -> dict[str, Any]:
-        from components.compression.genai_config import separate_padding
-        from components.compression.onnx_export import export_codes, export_weights
-        from components.compression.onnx_graph import check_graph
-        from components.compression.onnx_scales import halve_scales
+        from components.compression.onnx.export import export_codes, export_weights
+        from components.compression.onnx.genai_config import separate_padding
+        from components.compression.onnx.graph import check_graph
+        from components.compression.onnx.scales import halve_scales
 
         exporter: Exporter = registry.create("exporter", name)
         if source.kind == "quantized":
@@ -162,7 +162,7 @@ class OnnxExport(Pass):
 
     @property
     def _wish(self) -> Any:
-        from components.compression.onnx_export import Wish
+        from components.compression.onnx.export import Wish
 
         config = self.config
         return Wish(
@@ -177,8 +177,8 @@ class OnnxExport(Pass):
 
     def _proven(self, out: Path, expected: Any, exact: bool, rounded: bool) -> dict[str, Any]:
         """Figures of the parity check, or an ArtifactError that says where network and graph part."""
-        from components.compression.onnx_graph import exact_copy
-        from components.compression.parity import compare, require_close, require_equal
+        from components.compression.onnx.graph import exact_copy
+        from components.compression.onnx.parity import compare, require_close, require_equal
 
         limits = self.config.parity
         padding = load_tokenizer(out).pad_token_id
@@ -201,7 +201,7 @@ class OnnxExport(Pass):
 def _network(source: Artifact) -> Any:
     """What the graph has to say, in float32."""
     if source.kind == "quantized":
-        from components.compression.checkpoint import load_quantized
+        from components.compression.quantization.checkpoint import load_quantized
 
         return load_quantized(source.path)
     return load_causal_lm(source.path)

@@ -119,7 +119,7 @@ class OnnxAdapters(Pass):
     def apply(
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
     ) -> dict[str, Any]:
-        from components.compression.onnx_adapters import check_base, make_room, write_adapter, write_list
+        from components.compression.onnx.adapters import check_base, make_room, write_adapter, write_list
 
         base = parents["model"]
         places = {self.config.name: source.path} | {n: Path(given.path) for n, given in self.config.adapters.items()}
@@ -195,7 +195,7 @@ class OnnxAdapters(Pass):
 
 
 def _lora(base: Artifact, place: Path, name: str) -> Any:
-    from components.compression.onnx_adapters import lora_of
+    from components.compression.onnx.adapters import lora_of
 
     return lora_of(load_adapter(load_causal_lm(base.path), place), name)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from components.compression.pruning import PROBES, Pruning, PruningConfig, logits_of
+from components.compression.pruning.pruning import PROBES, Pruning, PruningConfig, logits_of
 from components.core.kinds import register
 from components.interfaces import StepContext
 
@@ -34,8 +34,8 @@ class PruneDepth(Pruning):
     config: Config
 
     def shrink(self, network: Any, rows: Sequence[Any], context: StepContext) -> tuple[dict[str, Any], list[Any]]:
-        from components.compression.depth import choose_layers, remove_layers
-        from components.compression.influence import Blocks
+        from components.compression.pruning.depth import choose_layers, remove_layers
+        from components.compression.pruning.influence import Blocks
 
         blocks = Blocks(network)
         removed, influence = choose_layers(blocks, rows, self.config.layers, self.config.by, context.bus)

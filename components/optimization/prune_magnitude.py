@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from components.compression.zeroing import Zeroing, ZeroingConfig
+from components.compression.pruning.zeroing import Zeroing, ZeroingConfig
 from components.core.kinds import register
 
 
@@ -27,7 +27,7 @@ class PruneMagnitude(Zeroing):
     config: Config
 
     def zero(self, network: Any, rows: Sequence[Any], told: Callable[[int], None]) -> dict[str, Any]:
-        from components.compression.unstructured import magnitude
+        from components.compression.pruning.unstructured import magnitude
 
         magnitude(network, self.config.sparsity, self.config.pattern)
         return {}

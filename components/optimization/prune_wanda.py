@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from components.compression.zeroing import Zeroing, ZeroingConfig
+from components.compression.pruning.zeroing import Zeroing, ZeroingConfig
 from components.core.kinds import register
 
 
@@ -29,7 +29,7 @@ class PruneWanda(Zeroing):
     config: Config
 
     def zero(self, network: Any, rows: Sequence[Any], told: Callable[[int], None]) -> dict[str, Any]:
-        from components.compression.unstructured import wanda
+        from components.compression.pruning.unstructured import wanda
 
         without = wanda(network, rows, self.config.sparsity, self.config.pattern, told)
         return {"matrices_without_inputs": without}

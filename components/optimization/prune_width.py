@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from components.compression.pruning import PROBES, Pruning, PruningConfig, logits_of
+from components.compression.pruning.pruning import PROBES, Pruning, PruningConfig, logits_of
 from components.core.errors import ConfigError
 from components.core.events import StageProgress
 from components.core.kinds import register
@@ -45,7 +45,7 @@ class PruneWidth(Pruning):
 
     def shrink(self, network: Any, rows: Sequence[Any], context: StepContext) -> tuple[dict[str, Any], list[Any]]:
         from components.compression.layers import decoder_layers
-        from components.compression.width import narrow
+        from components.compression.pruning.width import narrow
 
         blocks = decoder_layers(network)
 
@@ -58,8 +58,8 @@ class PruneWidth(Pruning):
 
     def _cuts(self, network: Any, block: Any) -> tuple[Any, dict[str, Any]]:
         """What stays of every block, and that beside what was there."""
-        from components.compression.depth import share_of
-        from components.compression.width import Cuts, attention_of, channels_of
+        from components.compression.pruning.depth import share_of
+        from components.compression.pruning.width import Cuts, attention_of, channels_of
 
         groups = channels = None
         facts: dict[str, Any] = {}

@@ -56,8 +56,8 @@ class QuantizeDynamic(Pass):
     ) -> dict[str, Any]:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        from components.compression.onnx_graph import FILE
-        from components.compression.onnx_int8 import OPTIONS, finish, kept_float, rounding, take_over
+        from components.compression.onnx.graph import FILE
+        from components.compression.onnx.int8 import OPTIONS, finish, kept_float, rounding, take_over
 
         config = self.config
         with rounding(source.path, out, config.embedding) as graph:

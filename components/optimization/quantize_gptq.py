@@ -82,10 +82,10 @@ class QuantizeGptq(Pass):
     def apply(
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
     ) -> dict[str, Any]:
-        from components.compression.checkpoint import save_quantized
         from components.compression.distance import distance, held_out_split, scored_rows
-        from components.compression.grid import Grid, half_precision
-        from components.compression.weight_only import head_codes, packable, put_back
+        from components.compression.quantization.checkpoint import save_quantized
+        from components.compression.quantization.grid import Grid, half_precision
+        from components.compression.quantization.weight_only import head_codes, packable, put_back
 
         check_model_directory(source.path)
         tokenizer, network = load_tokenizer(source.path), load_causal_lm(source.path)
@@ -116,9 +116,9 @@ class QuantizeGptq(Pass):
     ) -> dict[str, list[Any]]:
         """Codes of every layer on every grid, the smallest first: calibrated at few bits, fitted at 8."""
         from components.compression.calibration import batches
-        from components.compression.gptq import gptq
-        from components.compression.grid import round_to_nearest
-        from components.compression.weight_only import moments_by_block
+        from components.compression.quantization.gptq import gptq
+        from components.compression.quantization.grid import round_to_nearest
+        from components.compression.quantization.weight_only import moments_by_block
 
         rows = batches(self._rows(context, tokenizer, self.config.rows), 4096)
         found: dict[str, list[Any]] = {}
@@ -140,7 +140,7 @@ class QuantizeGptq(Pass):
     ) -> tuple[dict[str, int], dict[str, Any]]:
         """Which option every layer takes, and what that is expected to cost."""
         from components.compression.calibration import batches
-        from components.compression.sensitivity import allocate, sensitivities
+        from components.compression.quantization.sensitivity import allocate, sensitivities
 
         if self.config.size is None:
             return dict.fromkeys(options, 0), {}
@@ -155,7 +155,7 @@ class QuantizeGptq(Pass):
         self, network: Any, student: Any, codes: Mapping[str, Any], tokenizer: Any, context: StepContext
     ) -> tuple[dict[str, Any], list[float]]:
         from components.compression.calibration import batches
-        from components.compression.tuning import Tuning, install, settle
+        from components.compression.quantization.tuning import Tuning, install, settle
 
         tune, dtype = self.config.tune, _dtype()
         assert tune is not None

@@ -68,8 +68,8 @@ class QuantizeQat(Pass):
     ) -> dict[str, Any]:
         require("torchao", "qat")
         from components.compression.calibration import calibration_ids
-        from components.compression.checkpoint import load_quantized, save_quantized
-        from components.compression.qat import fake_quantized, learn
+        from components.compression.quantization.checkpoint import load_quantized, save_quantized
+        from components.compression.quantization.qat import fake_quantized, learn
 
         config, seed, tokenizer = self.config, context.seed, load_tokenizer(source.path)
         rows = calibration_ids(context.dataset, tokenizer, config.rows, config.max_length, seed)
@@ -96,8 +96,8 @@ class QuantizeQat(Pass):
         return scored_rows(context.dataset, tokenizer, split, *wanted)
 
     def _grid(self, network: Any) -> Any:
-        from components.compression.grid import Grid
         from components.compression.layers import block_linears
+        from components.compression.quantization.grid import Grid
 
         grid = Grid(self.config.bits, self.config.group)
         for name, module in block_linears(network).items():
@@ -109,8 +109,8 @@ class QuantizeQat(Pass):
         import torch
 
         from components.compression.distance import distance, largest_difference
-        from components.compression.grid import round_to_nearest
         from components.compression.layers import block_linears
+        from components.compression.quantization.grid import round_to_nearest
 
         worst = largest_difference(trained, written, rows)
         if worst > 1e-2:
@@ -131,7 +131,7 @@ class QuantizeQat(Pass):
 
 
 def _codes(network: Any, grid: Any) -> dict[str, Any]:
-    from components.compression.grid import round_to_nearest
     from components.compression.layers import block_linears
+    from components.compression.quantization.grid import round_to_nearest
 
     return {name: round_to_nearest(m.weight.detach(), grid) for name, m in block_linears(network).items()}

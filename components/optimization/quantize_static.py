@@ -66,8 +66,8 @@ class QuantizeStatic(Pass):
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
     ) -> dict[str, Any]:
         from components.compression.calibration import calibration_ids
-        from components.compression.equalize import equalize
-        from components.compression.onnx_int8 import finish, kept_float, rounding, take_over
+        from components.compression.onnx.equalize import equalize
+        from components.compression.onnx.int8 import finish, kept_float, rounding, take_over
 
         config = self.config
         tokenizer = load_tokenizer(source.path)
@@ -82,8 +82,8 @@ class QuantizeStatic(Pass):
     def _quantize(self, graph: Path, out: Path, rows: list[Any], excluded: list[str]) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-        from components.compression.onnx_graph import FILE
-        from components.compression.onnx_int8 import OPTIONS, Rows
+        from components.compression.onnx.graph import FILE
+        from components.compression.onnx.int8 import OPTIONS, Rows
 
         methods = {
             "minmax": CalibrationMethod.MinMax,

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.compression.checkpoint import save_quantized
-from components.compression.equalize import equalize
-from components.compression.grid import Grid, round_to_nearest
-from components.compression.onnx_embedding import quantize_embedding
-from components.compression.onnx_graph import (
+from components.compression.onnx.embedding import quantize_embedding
+from components.compression.onnx.equalize import equalize
+from components.compression.onnx.graph import (
     add_initializer,
     attribute,
     check_graph,
@@ -24,8 +22,10 @@ from components.compression.onnx_graph import (
     operators,
     read_graph,
 )
-from components.compression.onnx_int8 import Feeder, rounding
-from components.compression.onnx_weights import Rounding, linears, round_matrices
+from components.compression.onnx.int8 import Feeder, rounding
+from components.compression.onnx.weights import Rounding, linears, round_matrices
+from components.compression.quantization.checkpoint import save_quantized
+from components.compression.quantization.grid import Grid, round_to_nearest
 from components.core.artifacts import Artifact
 from components.core.chat import encode_prompt
 from components.core.errors import ArtifactError, ConfigError, ModelLoadError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from components.compression.gguf_tokenizer import check_tokenizer, splitting_name
-from components.compression.ollama import MESSAGES, turn_of
+from components.compression.gguf.ollama import MESSAGES, turn_of
+from components.compression.gguf.tokenizer import check_tokenizer, splitting_name
 from components.core.chat import encode_prompt, render
 from components.core.errors import ArtifactError, ConfigError, ModelLoadError
 from components.core.events import EventBus
@@ -90,14 +90,14 @@ def test_scaled_positions_are_refused(lab: Any, tmp_path: Path) -> None:
 def test_parity_failure_is_told(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in a wrong order are found by reading back, and nothing is handed on (C27)."""
     wrong = {"llama": type(next(iter_architectures()))("llama", False)}
-    monkeypatch.setattr("components.compression.gguf_weights.ARCHITECTURES", wrong)
+    monkeypatch.setattr("components.compression.gguf.weights.ARCHITECTURES", wrong)
     with pytest.raises(ArtifactError, match="its sizes or its order of rows are wrong"):
         written(lab.merged, tmp_path / "out", weights="F32")
 
 
 def iter_architectures() -> Any:
     """The architectures that are covered."""
-    from components.compression.gguf_weights import ARCHITECTURES
+    from components.compression.gguf.weights import ARCHITECTURES
 
     return iter(ARCHITECTURES.values())
 
@@ -188,9 +188,9 @@ def test_modelfile_without_a_known_form_leaves_the_template_out(lab: Any, tmp_pa
 
 def test_quantized_codes_become_blocks(lab: Any, tmp_path: Path) -> None:
     """Codes of four bits are written as they are: the file stands for the same weights (E28)."""
-    from components.compression.checkpoint import load_quantized, save_quantized
-    from components.compression.grid import Grid, round_to_nearest
     from components.compression.layers import block_linears
+    from components.compression.quantization.checkpoint import load_quantized, save_quantized
+    from components.compression.quantization.grid import Grid, round_to_nearest
     from components.core.safeload import load_gguf
 
     network = tiny.network()

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.compression.checkpoint import save_quantized
-from components.compression.grid import Codes, Grid, round_to_nearest
 from components.compression.layers import block_linears
-from components.compression.packed_layouts import LAYOUTS, Layout, load_packed, save_packed, unwords, words
+from components.compression.quantization.checkpoint import save_quantized
+from components.compression.quantization.grid import Codes, Grid, round_to_nearest
+from components.compression.quantization.packed_layouts import LAYOUTS, Layout, load_packed, save_packed, unwords, words
 from components.core.chat import encode_prompt
 from components.core.errors import ArtifactError, ConfigError, MissingExtraError, ModelLoadError
 from components.core.events import EventBus
@@ -187,7 +187,9 @@ def test_group_that_does_not_divide_is_refused(plain: Any, tmp_path: Path) -> No
 
 def test_wrong_packing_is_told(plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layout that gives other weights than it was made of is not handed on (C27)."""
-    monkeypatch.setattr("components.compression.packed_layouts.unwords", lambda p, bits, n: unwords(p, bits, n) ^ 1)
+    monkeypatch.setattr(
+        "components.compression.quantization.packed_layouts.unwords", lambda p, bits, n: unwords(p, bits, n) ^ 1
+    )
     with pytest.raises(ArtifactError, match="it was packed wrongly"):
         applied("gptq_layout", plain, tmp_path / "out")
 

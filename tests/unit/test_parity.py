@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.compression.parity import (
+from components.compression.onnx.parity import (
     Distance,
     Expected,
     Parity,

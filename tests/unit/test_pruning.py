@@ -36,7 +36,7 @@ def random_rows(count: int = 6, length: int = 40) -> list[Any]:
 
 
 def logits(network: Any, rows: list[Any]) -> list[Any]:
-    from components.compression.pruning import logits_of
+    from components.compression.pruning.pruning import logits_of
 
     return [logits_of(network, row) for row in rows]
 
@@ -60,7 +60,7 @@ def test_influence_finds_the_block_that_does_nothing() -> None:
     """A block that hands hidden states on as they come has no influence, and is the first to go (C34)."""
     import torch
 
-    from components.compression.influence import Blocks, block_influence, greedily, least_influential
+    from components.compression.pruning.influence import Blocks, block_influence, greedily, least_influential
 
     network = tiny.network(num_hidden_layers=4)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_influence_finds_the_block_that_does_nothing() -> None:
 def test_greedy_removes_what_costs_least() -> None:
     """The greedy choice is the block whose absence measures the least KL, by trying each (C34)."""
     from components.compression.distance import divergence, log_probabilities
-    from components.compression.influence import Blocks, greedily
+    from components.compression.pruning.influence import Blocks, greedily
 
     blocks, rows, told = Blocks(tiny.network(num_hidden_layers=4)), random_rows(3), []
     expected = [log_probabilities(blocks.network, row) for row in rows]
@@ -92,9 +92,9 @@ def test_greedy_removes_what_costs_least() -> None:
 @pytest.mark.parametrize("model_type", [name for name in sorted(tiny_families.MODELS) if name != "gemma3n_text"])
 def test_depth_of_every_family(model_type: str, tmp_path: Path) -> None:
     """Without a block, the written model of every family gives the logits of the whole one that skips it (C34)."""
-    from components.compression.depth import remove_layers
-    from components.compression.influence import Blocks
-    from components.compression.pruning import prove
+    from components.compression.pruning.depth import remove_layers
+    from components.compression.pruning.influence import Blocks
+    from components.compression.pruning.pruning import prove
 
     network, rows = tiny_families.network(model_type), random_rows(2)
     blocks = Blocks(network)
@@ -107,8 +107,8 @@ def test_depth_of_every_family(model_type: str, tmp_path: Path) -> None:
 
 def test_depth_that_a_configuration_cannot_express(tmp_path: Path) -> None:
     """A family whose embeddings hang on the number of layers is refused with a sentence (C34)."""
-    from components.compression.depth import remove_layers
-    from components.compression.pruning import prove
+    from components.compression.pruning.depth import remove_layers
+    from components.compression.pruning.pruning import prove
 
     network = tiny_families.network("gemma3n_text")
     remove_layers(network, [0])
@@ -121,7 +121,7 @@ def test_lists_and_rules_about_layers_follow() -> None:
     """What a configuration says layer by layer, or by rules about their numbers, holds for those that stay (C34)."""
     from transformers import AutoConfig
 
-    from components.compression.depth import shallower
+    from components.compression.pruning.depth import shallower
 
     kept, total = [0, 2, 3], 4
     smollm = AutoConfig.for_model("smollm3", num_hidden_layers=4, no_rope_layers=[1, 0, 1, 0])
@@ -143,7 +143,7 @@ def test_lists_and_rules_about_layers_follow() -> None:
 )
 def test_shares_and_counts(asked: float, count: int) -> None:
     """Below 1 it is a share, halves rounded up; from 1 on a count (C34)."""
-    from components.compression.depth import share_of
+    from components.compression.pruning.depth import share_of
 
     assert share_of(asked, 30, "layers") == count
 
@@ -151,7 +151,7 @@ def test_shares_and_counts(asked: float, count: int) -> None:
 @pytest.mark.parametrize("asked", [0.001, 0.99, 30, 31])
 def test_nothing_or_everything_is_refused(asked: float) -> None:
     """A share that takes no layer, or all of them, is refused with what it comes to (C34)."""
-    from components.compression.depth import share_of
+    from components.compression.pruning.depth import share_of
 
     with pytest.raises(ConfigError, match="at least one must go, and at least one must stay"):
         share_of(asked, 30, "layers")
@@ -159,7 +159,7 @@ def test_nothing_or_everything_is_refused(asked: float) -> None:
 
 def test_blocks_at_equal_distances() -> None:
     """`by: even` keeps the first and the last block, and as many as asked for (C34)."""
-    from components.compression.influence import evenly
+    from components.compression.pruning.influence import evenly
 
     removed = evenly(30, 8)
     assert len(removed) == 8
@@ -175,8 +175,8 @@ def test_blocks_at_equal_distances() -> None:
 )
 def test_channels_of_every_family(model_type: str, tmp_path: Path) -> None:
     """Narrowed MLPs are written as a plain model, and least squares makes good part of what went (C34)."""
-    from components.compression.pruning import prove
-    from components.compression.width import Cuts, narrow
+    from components.compression.pruning.pruning import prove
+    from components.compression.pruning.width import Cuts, narrow
 
     rows, whole = random_rows(), tiny_families.network(model_type)
     fitted, bare = tiny_families.network(model_type), tiny_families.network(model_type)
@@ -190,8 +190,8 @@ def test_channels_of_every_family(model_type: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "olmo2", "mixtral", "smollm3"])
 def test_heads_go_in_whole_groups(model_type: str, tmp_path: Path) -> None:
     """Queries go with the key and value that they share; the written model says so and gives the same logits (C34)."""
-    from components.compression.pruning import prove
-    from components.compression.width import Cuts, narrow
+    from components.compression.pruning.pruning import prove
+    from components.compression.pruning.width import Cuts, narrow
 
     network, rows = tiny_families.network(model_type), random_rows()
     narrow(network, rows, Cuts(1, None))
@@ -205,7 +205,7 @@ def test_narrowing_is_masking() -> None:
     """Cut out, uncompensated, is the same as set to zero in the whole network (C34)."""
     import torch
 
-    from components.compression.width import Cuts, narrow
+    from components.compression.pruning.width import Cuts, narrow
 
     whole, network, rows = tiny.network(), tiny.network(), random_rows()
     narrow(network, rows, Cuts(1, 96), compensate=False)
@@ -221,7 +221,7 @@ def test_narrowing_is_masking() -> None:
 
 def test_experts_keep_their_width() -> None:
     """Channels of experts, and heads in one matrix, are refused with a sentence (C34)."""
-    from components.compression.width import Cuts, narrow
+    from components.compression.pruning.width import Cuts, narrow
 
     with pytest.raises(ConfigError, match="has experts, whose widths stay as they are"):
         narrow(tiny_families.network("mixtral"), random_rows(), Cuts(None, 32))
@@ -236,8 +236,8 @@ def test_experts_keep_their_width() -> None:
 @pytest.mark.parametrize("model_type", [*tiny_families.MIXTURES, "llama", "gpt2"])
 def test_zeros_of_every_family(model_type: str, pattern: Any) -> None:
     """Half of every matrix is zero, experts in three-dimensional parameters included; SparseGPT loses least (C34)."""
-    from components.compression.sparsity import matrices, sparsity
-    from components.compression.unstructured import magnitude, sparsegpt, wanda
+    from components.compression.pruning.sparsity import matrices, sparsity
+    from components.compression.pruning.unstructured import magnitude, sparsegpt, wanda
 
     rows, whole, lost = random_rows(), tiny_families.network(model_type), {}
     for method in (magnitude, wanda, sparsegpt):
@@ -259,7 +259,7 @@ def test_wanda_counts_inputs() -> None:
     """A large weight on an input that is next to nothing goes before a small one on a large input (C34)."""
     import torch
 
-    from components.compression.sparsity import kept
+    from components.compression.pruning.sparsity import kept
 
     weight, norms = torch.tensor([[4.0, 1.0]]), torch.tensor([0.1, 10.0])
     assert kept(weight.abs() * norms, 0.5, "unstructured", "row").tolist() == [[False, True]]
@@ -270,7 +270,7 @@ def test_sparsegpt_mends() -> None:
     """With inputs that say the same twice, what one zeroed weight gave the other one gives (C34)."""
     import torch
 
-    from components.compression.unstructured import mended
+    from components.compression.pruning.unstructured import mended
 
     inputs = torch.randn(64, 1, generator=torch.Generator().manual_seed(0)).repeat(1, 2)
     inputs += 0.01 * torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
@@ -281,8 +281,8 @@ def test_sparsegpt_mends() -> None:
 
 def test_an_expert_that_no_token_reaches(tmp_path: Path) -> None:
     """An expert without tokens loses its smallest weights, and the figures count it (C34)."""
-    from components.compression.sparsity import sparsity
-    from components.compression.unstructured import sparsegpt, wanda
+    from components.compression.pruning.sparsity import sparsity
+    from components.compression.pruning.unstructured import sparsegpt, wanda
 
     for method in (wanda, sparsegpt):
         network = tiny_families.network("mixtral")
@@ -292,7 +292,7 @@ def test_an_expert_that_no_token_reaches(tmp_path: Path) -> None:
 
 def test_pattern_that_does_not_fit() -> None:
     """Two of four takes matrices whose inputs come in fours (C34)."""
-    from components.compression.sparsity import check_pattern
+    from components.compression.pruning.sparsity import check_pattern
 
     with pytest.raises(ConfigError, match="takes? .*unstructured"):
         check_pattern(tiny.network(intermediate_size=130), "2:4")
@@ -310,7 +310,7 @@ def test_zeros_are_refused_unless_forced(name: str, lab: Any) -> None:
 @pytest.mark.parametrize("healing", [TAUGHT, ADAPTED], ids=["all weights", "adapter"])
 def test_healing_keeps_zeros(healing: Any, lab: Any, tmp_path: Path) -> None:
     """Healed by all weights or by an adapter, as much is zero as before, and weights have changed (C34)."""
-    from components.compression.sparsity import matrices
+    from components.compression.pruning.sparsity import matrices
 
     bare = pruned(lab, "prune_wanda", tmp_path / "bare", force=True)
     facts = pruned(lab, "prune_wanda", tmp_path / "healed", force=True, heal=healing)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.compression.checkpoint import load_quantized, read_codes
+from components.compression.quantization.checkpoint import load_quantized, read_codes
 from components.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from components.core.events import EventBus
 from components.core.kinds import registry

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from components.compression.calibration import batches, padded
-from components.compression.checkpoint import load_quantized, read_codes, save_quantized
-from components.compression.gptq import gptq
-from components.compression.grid import Codes, Grid, half_precision, round_to_nearest
 from components.compression.layers import block_linears
-from components.compression.sensitivity import allocate, sensitivities
-from components.compression.tuning import Divergence, Tuning, install, settle
-from components.compression.weight_only import head_codes, moments_by_block, packable, put_back
+from components.compression.quantization.checkpoint import load_quantized, read_codes, save_quantized
+from components.compression.quantization.gptq import gptq
+from components.compression.quantization.grid import Codes, Grid, half_precision, round_to_nearest
+from components.compression.quantization.sensitivity import allocate, sensitivities
+from components.compression.quantization.tuning import Divergence, Tuning, install, settle
+from components.compression.quantization.weight_only import head_codes, moments_by_block, packable, put_back
 from components.core.errors import ConfigError, ModelLoadError
 from tests import tiny, tiny_families
 

@@ -17,8 +17,8 @@ ALLOWED = {
         "components/core/safeload.py",
         "components/models/packaged_gguf.py",
         # only config.json, of a directory that was checked
-        "components/compression/checkpoint.py",
-        "components/compression/onnx_export.py",
+        "components/compression/quantization/checkpoint.py",
+        "components/compression/onnx/export.py",
     },
     "eval": set[str](),
     "exec": set[str](),

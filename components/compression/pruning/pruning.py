@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PositiveInt
 
-from components.compression.healing import checked, heal
+from components.compression.pruning.healing import checked, heal
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ArtifactError, ModelLoadError

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from components.compression.calibration import padded
-from components.compression.grid import Grid, round_to_nearest
 from components.compression.layers import block_linears
+from components.compression.quantization.grid import Grid, round_to_nearest
 from components.core.errors import TrainingError, require
 
 

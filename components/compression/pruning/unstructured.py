@@ -12,9 +12,9 @@ import torch
 
 from components.compression.blocks import BlockWalk
 from components.compression.calibration import batches
-from components.compression.gptq import damped
 from components.compression.listening import listen
-from components.compression.sparsity import Pattern, kept, matrices
+from components.compression.pruning.sparsity import Pattern, kept, matrices
+from components.compression.quantization.gptq import damped
 
 TOKENS_AT_ONCE = 4096
 COLUMNS = 128

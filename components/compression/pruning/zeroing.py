@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.compression.pruning import PROBES, Pruning, PruningConfig, logits_of
+from components.compression.pruning.pruning import PROBES, Pruning, PruningConfig, logits_of
 from components.core.errors import ConfigError
 from components.core.events import StageProgress
 from components.interfaces import StepContext
@@ -53,7 +53,7 @@ class Zeroing(Pruning):
 
     def shrink(self, network: Any, rows: Sequence[Any], context: StepContext) -> tuple[dict[str, Any], list[Any]]:
         from components.compression.layers import decoder_layers
-        from components.compression.sparsity import check_pattern, sparsity
+        from components.compression.pruning.sparsity import check_pattern, sparsity
 
         total, before = len(decoder_layers(network)), sparsity(network)
         check_pattern(network, self.config.pattern)
@@ -66,6 +66,6 @@ class Zeroing(Pruning):
         return taken, [logits_of(network, row) for row in rows[:PROBES]]
 
     def restored(self, unhealed: Path, healed: Path) -> dict[str, Any]:
-        from components.compression.sparsity import set_zeros_again
+        from components.compression.pruning.sparsity import set_zeros_again
 
         return set_zeros_again(unhealed, healed)

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.compression.checkpoint import copy_beside
-from components.compression.grid import Codes, Grid, encode
+from components.compression.quantization.checkpoint import copy_beside
+from components.compression.quantization.grid import Codes, Grid, encode
 from components.core.artifacts import write_json
 from components.core.errors import ConfigError, ModelLoadError
 from components.core.safeload import check_model_directory, explained
@@ -249,7 +249,7 @@ def save_packed(
 
 def load_packed(path: Path) -> Any:
     """The network of a directory in one of the layouts, in float32, in evaluation mode, read by our own reader."""
-    from components.compression.checkpoint import network_of
+    from components.compression.quantization.checkpoint import network_of
 
     told, layout = _told(path)
     with explained(f"cannot read the weights in '{path}'", path):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.compression.grid import Codes, Grid
+from components.compression.quantization.grid import Codes, Grid
 from components.core.artifacts import write_json
 from components.core.errors import ModelLoadError
 from components.core.safeload import check_model_directory, explained

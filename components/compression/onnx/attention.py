@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.compression.onnx_graph import edited
+from components.compression.onnx.graph import edited
 
 KEY, VALUE = 1, 2
 """Inputs of GroupQueryAttention; both are left out where the first one, the query, holds all three."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.compression.onnx_graph import FILE
+from components.compression.onnx.graph import FILE
 from components.core.errors import ModelLoadError
 from components.interfaces import Exporter, ExportJob
 
@@ -58,7 +58,7 @@ def export_weights(exporter: Exporter, source: Path, out: Path, wish: Wish) -> t
     if wish.bits == 32:
         return facts, True
     if not native:
-        from components.compression.onnx_weights import Rounding, round_matrices
+        from components.compression.onnx.weights import Rounding, round_matrices
 
         head = wish.bits_of(wish.head)
         how = Rounding(wish.bits, head, wish.block, wish.method == "search", wish.accuracy)
@@ -92,7 +92,7 @@ def export_codes(exporter: Exporter, source: Path, out: Path, wish: Wish) -> tup
 
 
 def _embedding(source: Path, out: Path, wish: Wish, asked: str) -> dict[str, Any]:
-    from components.compression.onnx_embedding import quantize_embedding
+    from components.compression.onnx.embedding import quantize_embedding
 
     tied = _tied(source)
     return quantize_embedding(out / FILE, wish.bits_of(asked), wish.block, tied, any_bits=tied and asked == "auto")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.compression.genai_config import GRAPH, INPUTS, write_genai_config
+from components.compression.onnx.genai_config import GRAPH, INPUTS, write_genai_config
 from components.compression.quiet import quiet
 from components.core.safeload import explained
 

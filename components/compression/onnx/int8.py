@@ -13,11 +13,11 @@ from typing import Any
 
 from onnxruntime.quantization import CalibrationDataReader
 
-from components.compression.genai_config import NAME
-from components.compression.onnx_embedding import quantize_embedding
-from components.compression.onnx_graph import FILE, QUANTIZED, check_graph, operators, read_graph, write_graph
-from components.compression.onnx_weights import linears
-from components.compression.parity import compare, probe_rows, reference_graph, require_close
+from components.compression.onnx.embedding import quantize_embedding
+from components.compression.onnx.genai_config import NAME
+from components.compression.onnx.graph import FILE, QUANTIZED, check_graph, operators, read_graph, write_graph
+from components.compression.onnx.parity import compare, probe_rows, reference_graph, require_close
+from components.compression.onnx.weights import linears
 from components.compression.quiet import quiet
 from components.core.errors import ArtifactError, ConfigError
 from components.core.safeload import check_model_directory, load_tokenizer

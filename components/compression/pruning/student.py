@@ -32,10 +32,10 @@ Student = Annotated[
 
 def shrunk(network: Any, rows: Any, shape: Shape, context: StepContext) -> dict[str, Any]:
     """Make a network the student of this shape, in place; returns what was taken away."""
-    from components.compression.depth import choose_layers, remove_layers, share_of
-    from components.compression.influence import Blocks
     from components.compression.layers import decoder_layers
-    from components.compression.width import Cuts, attention_of, channels_of, narrow
+    from components.compression.pruning.depth import choose_layers, remove_layers, share_of
+    from components.compression.pruning.influence import Blocks
+    from components.compression.pruning.width import Cuts, attention_of, channels_of, narrow
 
     facts: dict[str, Any] = {}
     total = len(decoder_layers(network))

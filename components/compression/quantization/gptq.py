@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from components.compression.grid import Codes, Grid, fit
+from components.compression.quantization.grid import Codes, Grid, fit
 
 DAMPING = 0.01
 """Of the mean of the moments' diagonal, added to it."""

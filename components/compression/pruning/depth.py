@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from components.compression.distance import ScoredRow
-from components.compression.influence import Blocks, block_influence, evenly, greedily, least_influential
 from components.compression.layers import decoder_layers
+from components.compression.pruning.influence import Blocks, block_influence, evenly, greedily, least_influential
 from components.core.errors import ConfigError
 from components.core.events import EventBus, StageProgress
 

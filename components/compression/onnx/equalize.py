@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.compression.onnx_graph import add_initializer, constant, drop_unused, edited, read_graph, write_graph
-from components.compression.onnx_int8 import Feeder
-from components.compression.onnx_weights import Linear, linears
+from components.compression.onnx.graph import add_initializer, constant, drop_unused, edited, read_graph, write_graph
+from components.compression.onnx.int8 import Feeder
+from components.compression.onnx.weights import Linear, linears
 from components.core.errors import ArtifactError
 
 NORMS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2, "LayerNormalization": 1}

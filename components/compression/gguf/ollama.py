@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.compression.gguf_tokenizer import begins_with_bos
+from components.compression.gguf.tokenizer import begins_with_bos
 from components.core.chat import Message, render
 
 SAID = ("Speak plainly.", "What is 2 + 3?", "It is 5.", "And 4 + 4?")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from components.compression.blocks import BlockWalk
-from components.compression.grid import Codes, Grid, half_precision, round_to_nearest
 from components.compression.layers import block_linears, decoder_layers, embedding_name, head_name, is_tied
+from components.compression.quantization.grid import Codes, Grid, half_precision, round_to_nearest
 from components.core.errors import ModelLoadError
 
 

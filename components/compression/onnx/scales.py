@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from components.compression.onnx_graph import add_initializer, constant, drop_unused, edited, node
+from components.compression.onnx.graph import add_initializer, constant, drop_unused, edited, node
 
 ROUNDED = ("MatMulNBits", "GatherBlockQuantized")
 SCALES = 2

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from components.compression.calibration import padded
-from components.compression.grid import Codes, half_precision
+from components.compression.quantization.grid import Codes, half_precision
 
 ROWS = 192
 """Positions whose logits are held at once."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from components.compression.calibration import padded
-from components.compression.grid import Codes
+from components.compression.quantization.grid import Codes
 from components.core.errors import ConfigError
 
 Options = Mapping[str, Sequence[Codes]]

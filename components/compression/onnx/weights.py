@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.compression.checkpoint import packed
-from components.compression.grid import Grid, round_to_nearest
-from components.compression.onnx_graph import add_initializer, constant, drop_unused, edited, node
+from components.compression.onnx.graph import add_initializer, constant, drop_unused, edited, node
+from components.compression.quantization.checkpoint import packed
+from components.compression.quantization.grid import Grid, round_to_nearest
 from components.core.errors import ArtifactError
 
 SMALLEST_BLOCK = 16

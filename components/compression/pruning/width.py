@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from components.compression.blocks import BlockWalk
 from components.compression.calibration import batches
-from components.compression.gptq import damped
-from components.compression.sparsity import is_experts
+from components.compression.pruning.sparsity import is_experts
+from components.compression.quantization.gptq import damped
 from components.core.errors import ConfigError
 
 TOKENS_AT_ONCE = 4096

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from components.compression.genai_config import GRAPH, write_genai_config
-from components.compression.onnx_graph import move_graph
+from components.compression.onnx.genai_config import GRAPH, write_genai_config
+from components.compression.onnx.graph import move_graph
 from components.compression.quiet import quiet
 from components.core.safeload import explained
 

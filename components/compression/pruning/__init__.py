@@ -1,0 +1,1 @@
+"""Smaller networks: what is taken out, and how the rest learns again."""
