@@ -1,8 +1,9 @@
 """Tokens a second of one answer at batch 1, in a process of its own: SIDE MODEL TOKENS THREADS PROMPT_IDS [OPTIONS].
 
-SIDE: `genai` (a folder of ONNX Runtime GenAI), `torch` (float32, eager attention), `llama` (a GGUF file; run by a
-Python that has llama-cpp-python). OPTIONS: session options of ONNX Runtime as JSON. Every side continues the same token
-ids greedily and chooses each token itself; the clock runs from the second token on. Nothing of Postmill is imported.
+SIDE: `genai` (a folder of ONNX Runtime GenAI), `lookup` (the same with prompt-lookup decoding), `torch` (float32, eager
+attention), `llama` (a GGUF file; run by a Python that has llama-cpp-python). OPTIONS: session options of ONNX Runtime
+as JSON. Every side continues the same token ids greedily and chooses each token itself; the clock runs from the second
+token on. Nothing of Postmill is imported.
 Printed are the speeds of three answers after one that warms up, and the tokens.
 """
 
@@ -15,16 +16,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Tokens = Callable[[list[int], int], Iterator[int]]
+GUESSES = 4
+"""Tokens that prompt lookup proposes at a time."""
 
 
 def genai(model: str, threads: int, options: dict[str, Any]) -> Tokens:
     import onnxruntime_genai as og
 
-    config = og.Config(model)
-    session = {"intra_op_num_threads": threads, **{k: v for k, v in options.items() if not k.startswith("search.")}}
-    search = {k.removeprefix("search."): v for k, v in options.items() if k.startswith("search.")}
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
-    network = og.Model(config)
+    network, search = _network(model, threads, options)
 
     def tokens(ids: list[int], count: int) -> Iterator[int]:
         params = og.GeneratorParams(network)
@@ -37,6 +36,51 @@ def genai(model: str, threads: int, options: dict[str, Any]) -> Tokens:
             yield int(generator.get_next_tokens()[0])
 
     return tokens
+
+
+def lookup(model: str, threads: int, options: dict[str, Any]) -> Tokens:
+    """Words that followed the last ones before are guessed, and all guesses looked at in one step of the network."""
+    import numpy as np
+    import onnxruntime_genai as og
+
+    network, search = _network(model, threads, options)
+
+    def tokens(ids: list[int], count: int) -> Iterator[int]:
+        params = og.GeneratorParams(network)
+        params.set_search_options(**{"max_length": len(ids) + count + GUESSES, "do_sample": False, **search})
+        generator = og.Generator(network, params)
+        known, unread = list(ids), list(ids)
+        while len(known) - len(ids) < count:
+            guessed = _guessed(known)
+            generator.append_tokens(np.array(unread + guessed, dtype=np.int32))
+            best = np.asarray(generator.get_output("logits"))[0, len(unread) - 1 :].argmax(-1).tolist()
+            right = next((n for n, (a, b) in enumerate(zip(guessed, best, strict=False)) if a != b), len(guessed))
+            if right < len(guessed):
+                generator.rewind_to(len(known) + right)
+            fresh, room = best[: right + 1], count - (len(known) - len(ids))
+            yield from fresh[:room]
+            known, unread = known + fresh, fresh[-1:]
+
+    return tokens
+
+
+def _guessed(known: list[int]) -> list[int]:
+    """What came after the last two tokens when they stood together before."""
+    last = known[-2:]
+    for at in range(len(known) - 3, -1, -1):
+        if known[at : at + 2] == last:
+            return known[at + 2 : at + 2 + GUESSES]
+    return []
+
+
+def _network(model: str, threads: int, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The opened model, and the options that are for the search."""
+    import onnxruntime_genai as og
+
+    config = og.Config(model)
+    session = {"intra_op_num_threads": threads, **{k: v for k, v in options.items() if not k.startswith("search.")}}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    return og.Model(config), {k.removeprefix("search."): v for k, v in options.items() if k.startswith("search.")}
 
 
 def torch_eager(model: str, threads: int, options: dict[str, Any]) -> Tokens:
@@ -85,7 +129,7 @@ def llama(model: str, threads: int, options: dict[str, Any]) -> Tokens:
     return tokens
 
 
-SIDES = {"genai": genai, "torch": torch_eager, "llama": llama}
+SIDES = {"genai": genai, "lookup": lookup, "torch": torch_eager, "llama": llama}
 
 
 def timed(tokens: Tokens, ids: list[int], count: int) -> tuple[float, float, list[int]]:

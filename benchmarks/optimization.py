@@ -15,7 +15,8 @@ for evaluation, calibration sees the rest only.
 quality  distance to float32 and bytes: the builder as it comes, our int8 and our calibrated int4
 decode   tokens a second at batch 1: ours, PyTorch in float32, llama.cpp at its 4-bit format
 levers   what each option of the runtime brings on its own, and whether the tokens stay the same
-pruning  a quarter of the layers taken out, and healed
+pruning  the quickstart's model without a quarter of its layers, healed: score and speed
+task     the quickstart's model in plain and in calibrated int4: score
 olive    the same model through Olive's own way to 4 bits
 """
 
@@ -26,6 +27,7 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,8 @@ from benchmarks._optimization_bench import (
     split_rows,
     times_as_fast,
 )
-from benchmarks._training_bench import Bench, Failed, prepare, tidy
+from benchmarks._optimization_task import Task
+from benchmarks._training_bench import Bench, prepare, tidy
 from benchmarks.report import RESULTS, Figure, publish
 from components.core.provenance import git_state
 
@@ -53,22 +56,20 @@ CHAINS: dict[str, Chain] = {
     "round to nearest int4": [{"type": "onnx", "precision": "int4", "method": "rtn"}],
     "default int4": [{"type": "onnx", "precision": "int4"}],
     "k_quant int4": [{"type": "onnx", "precision": "int4", "method": "k_quant"}],
+    "builder int8": [{"type": "onnx", "precision": "int8", "embedding": "float", "block_size": 32}],
     "int8": [{"type": "onnx", "precision": "int8"}],
     "int4": [{"type": "quantize_gptq", "size": "93MB"}, {"type": "onnx"}],
 }
 """What is measured, by name. The last two are ours and have targets."""
-PRUNED: Chain = [
-    {"type": "prune_depth", "layers": 0.25, "by": "greedy", "heal": {"type": "distillation", "max_steps": 200}},
-    {"type": "onnx", "precision": "int8"},
-]
-LEVERS: dict[str, dict[str, Any]] = {
-    "one thread": {"intra_op_num_threads": 1},
-    "threads sleep while they wait": {"session.intra_op.allow_spinning": "0"},
-    "buffer of 1,024 positions": {"search.max_length": 1024},
-    "no shared key-value buffer": {"search.past_present_share_buffer": False},
-    "basic graph optimization": {"graph_optimization_level": "ORT_ENABLE_BASIC"},
+LEVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one thread": ("genai", {"intra_op_num_threads": 1}),
+    "threads sleep while they wait": ("genai", {"session.intra_op.allow_spinning": "0"}),
+    "buffer of 1,024 positions": ("genai", {"search.max_length": 1024}),
+    "no shared key-value buffer": ("genai", {"search.past_present_share_buffer": False}),
+    "basic graph optimization": ("genai", {"graph_optimization_level": "ORT_ENABLE_BASIC"}),
+    "prompt lookup": ("lookup", {}),
 }
-"""Options of ONNX Runtime, each against its own choice."""
+"""Ways to decode, each against the runtime's own: a side of `_optimization_decode`, and its options."""
 TARGETS = {
     "int8": {"MB": "<= 150", "mean_kl": "<= 0.01"},
     "int4": {"MB": "<= 100", "mean_kl": "<= 0.09", "top1": ">= 0.86", "ratio": "<= 1.06", "seconds": "<= 600"},
@@ -161,11 +162,11 @@ def levers(work: Work) -> Measured:
     """Each lever in turn with the runtime's own choice."""
     bench, ours = work.bench, Path(work.model("int4")["path"])
     figures, notes = {}, {}
-    for name, options in LEVERS.items():
+    for name, (side, options) in LEVERS.items():
         plain = f"{name}: without"
         for _ in range(work.rounds):
             usual = speed(bench, plain, "genai", ours, work.tokens)
-            tried = speed(bench, name, "genai", ours, work.tokens, **options)
+            tried = speed(bench, name, side, ours, work.tokens, **options)
         gain, spread = times_as_fast(bench, name, plain)
         notes[name] = same = same_tokens(usual, tried)
         said = "same tokens" if same == 1 else f"tokens part after {same:.0%}"
@@ -174,16 +175,36 @@ def levers(work: Work) -> Measured:
 
 
 def pruning(work: Work) -> Measured:
-    """Against the same export of all layers."""
-    bench = work.bench
-    small, whole = Path(work.model("pruned", PRUNED)["path"]), Path(work.model("int8")["path"])
+    """A trained model without a quarter of its layers, healed; against the same export of all layers."""
+    bench, task = work.bench, Task(work.bench, "prune_depth.yaml")
+    whole, small = task.variants["int8"], task.variants["shallow"]
     for _ in range(work.rounds):
-        speed(bench, "all layers", "genai", whole, work.tokens)
-        speed(bench, "pruned", "genai", small, work.tokens)
+        speed(bench, "all layers", "genai", whole.path, work.tokens)
+        speed(bench, "pruned", "genai", small.path, work.tokens)
     gain, spread = times_as_fast(bench, "pruned", "all layers")
-    found = work.quality(small)
-    figures = quality_figures("pruned", found, work.made["pruned"]["seconds"])
-    return {"pruned: decode": Figure(gain, "times as fast", ">= 1.25", spread), **figures}, {"chain": PRUNED}
+    scores = f"{task.score('shallow'):.3f} of {task.score('trained'):.3f}; all layers {task.score('int8'):.3f}"
+    figures = {
+        "pruned: task score kept": Figure(
+            task.score("shallow") / task.score("trained"), "share", ">= 0.9", f"exact match {scores}"
+        ),
+        "pruned: decode": Figure(gain, "times as fast", ">= 1.25", spread),
+        "pruned: size": Figure(small.size / 1e6, "MB", "", f"all layers {whole.size / 1e6:.1f}"),
+    }
+    return figures, {"recipe": "configs/prune_depth.yaml", **task.facts()}
+
+
+def task(work: Work) -> Measured:
+    """A trained model in calibrated and in plain int4: what it keeps of its gain, judged as in the quickstart."""
+    task = Task(work.bench, "calibrated.yaml")
+    figures = {
+        f"trained, {label}: gain kept": Figure(
+            task.kept(name), "share", target, f"exact match {task.score(name):.3f} of {task.score('trained'):.3f}"
+        )
+        for name, label, target in (("int4", "plain int4", ""), ("calibrated", "calibrated int4", ">= 0.97"))
+    }
+    for name, label in (("int4", "plain int4"), ("calibrated", "calibrated int4")):
+        figures[f"trained, {label}: mean KL"] = Figure(task.figures[name]["mean_kl"], "nats", "")
+    return figures, {"recipe": "configs/calibrated.yaml", **task.facts()}
 
 
 def olive(work: Work) -> Measured:
@@ -211,6 +232,7 @@ PARTS: dict[str, Callable[[Work], Measured]] = {
     "decode": decode,
     "levers": levers,
     "pruning": pruning,
+    "task": task,
     "olive": olive,
 }
 
@@ -234,8 +256,8 @@ def done(part: str, work: Work, figures: dict[str, dict[str, Figure]], notes: di
     started, state = time.perf_counter(), git_state(Path.cwd())
     try:
         figures[part], about = PARTS[part](work)
-    except Failed as error:
-        print(f"{part}: {error}", file=sys.stderr)
+    except Exception:  # whatever it is: what other parts measured would be lost with it
+        traceback.print_exc()
         return False
     spent, date = round(time.perf_counter() - started), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = "rows of a file" if work.options.rows else "what the base model says"
