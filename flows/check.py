@@ -14,6 +14,7 @@ from components.core.safeload import load_tokenizer
 from components.services.application import Application
 from components.services.data import DataService
 from components.services.model import ModelService
+from components.services.optimization import OptimizationService
 from flows.data.display import print_data, print_rows
 from flows.plan import Estimate, estimate, rows_of, steps
 
@@ -26,6 +27,7 @@ def print_check(console: Console, recipe: Recipe, application: Application) -> N
     console.print("\n".join(steps(recipe)), highlight=False, markup=False)
     # base model and data set go into the store, where the run finds them
     base = ModelService(application.workspace).fetch(recipe.model)
+    OptimizationService(application.workspace).require(recipe.optimize, base)
     _title(console, "data")
     dataset = DataService(application.workspace).validate(recipe.data, base)
     DataService(application.workspace).require(recipe, dataset)

@@ -74,9 +74,8 @@ def _search(recipe: Recipe) -> list[str]:
 def estimate(recipe: Recipe, parameters: int, machine: Machine, rows: Rows = Rows()) -> Estimate:
     """Peak memory, disk of all artifacts, and training time for a model of this many weights."""
     weights = parameters * 4.0
-    chains = {**recipe.optimize, **(recipe.optimize.search.chains() if recipe.optimize.search else {})}
-    passes = {str((name, i)): spec for name, chain in chains.items() for i, spec in enumerate(chain)}
-    outputs = {str(spec.dump()): spec.build().estimated_bytes(parameters) for spec in passes.values()}
+    passes = [spec for chain in recipe.optimize.all_chains().values() for spec in chain]
+    outputs = {str(spec.identity()): spec.build().estimated_bytes(parameters) for spec in passes}
     dtype = machine.dtype()
     tokens = sum(_tokens(spec.config, rows) for spec in recipe.train if spec.enabled)
     flops = TRAIN_TOKEN_FLOPS * parameters * tokens
@@ -109,7 +108,9 @@ def _tokens(config: object, rows: Rows) -> float:
 
 def _switch(spec: Spec) -> str:
     """What is said of a step that may be, or is, left out."""
-    return " [switched off]" if not spec.enabled else "" if spec.required else " [may fail]"
+    if not spec.enabled:
+        return " [switched off]"
+    return f"{f' [when {spec.when}]' if spec.when else ''}{'' if spec.required else ' [may fail]'}"
 
 
 def _source(split: str, spec: Spec) -> str:

@@ -27,7 +27,6 @@ from components.services.data import DataService
 from components.services.judging import JudgingService
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
-from components.services.search import SearchService
 from components.services.training import TrainingService
 
 F = Callable[..., Any]
@@ -90,7 +89,6 @@ def validate(recipe: Recipe, base: Artifact) -> Artifact:
     dataset = service.validate(recipe.data, base)
     service.require(recipe, dataset, base)
     current().get(OptimizationService).require(recipe.optimize, base)
-    current().get(SearchService).require(recipe.optimize.search, base)
     return dataset
 
 

@@ -83,8 +83,9 @@ class TorchBackend(Backend):
         pad = self._tokenizer.pad_token_id
         width = max(len(prompt) for prompt in prompts)
         # left padding: transformers continues every row at its last column
-        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        where = self._model.device
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=where)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=where)
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=ids,
@@ -106,7 +107,8 @@ class TorchBackend(Backend):
     def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
         import torch
 
-        ids, cache = torch.tensor([list(prompt)]), self._cache(len(prompt) + max_new_tokens)
+        where = self._model.device
+        ids, cache = torch.tensor([list(prompt)], device=where), self._cache(len(prompt) + max_new_tokens)
         for _ in range(max_new_tokens):
             with torch.inference_mode():
                 step = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -115,7 +117,7 @@ class TorchBackend(Backend):
             yield token
             if stop and token == self._tokenizer.eos_token_id:
                 return
-            ids = torch.tensor([[token]])
+            ids = torch.tensor([[token]], device=where)
 
     def logits(self, ids: Sequence[int]) -> Any:
         import torch
@@ -123,7 +125,8 @@ class TorchBackend(Backend):
         if self._runtime.cache.type == "quantized":
             return self._logits_through_cache(ids)
         with torch.inference_mode():
-            return self._model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float().numpy()
+            row = torch.tensor([list(ids)], device=self._model.device)
+            return self._model(input_ids=row, use_cache=False).logits[0].float().cpu().numpy()
 
     def _logits_through_cache(self, ids: Sequence[int]) -> Any:
         """In pieces, so that later tokens look at earlier ones as the cache has kept them, and not as they were."""
@@ -146,6 +149,11 @@ class TorchBackend(Backend):
 
 
 def _prepared(model: Any, runtime: Runtime) -> Any:
+    if runtime.cache.type == "offloaded":
+        import torch
+
+        # such a cache moves layers out of a GPU; without one it is refused, in words, when it is made
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     if runtime.attention:
         model.set_attn_implementation(runtime.attention)
     if runtime.compile:

@@ -24,13 +24,15 @@ from components.compression.layers import decoder_layers
 class BlockWalk:
     """Hidden states of padded batches on their way through the decoder blocks.
 
-    `hidden`: one tensor (rows, tokens, width) a batch; `masks`: which of its tokens are real.
+    `hidden`: one tensor (rows, tokens, width) a batch; `masks`: which of its tokens are real; `same`: by name of a
+    layer that was watched, the first layer that read the same.
     """
 
     def __init__(self, network: Any, batches: Sequence[Sequence[Any]], dtype: Any = torch.float32) -> None:
         self.blocks, self.dtype = decoder_layers(network), dtype
         self.hidden: list[Any] = []
         self.masks: list[Any] = []
+        self.same: dict[str, str] = {}
         self._calls: list[list[tuple[Any, Any]]] = []
         for rows in batches:
             ids, mask = padded(rows)
@@ -62,17 +64,22 @@ class BlockWalk:
 
     def watch(self, layers: Mapping[str, nn.Module], hidden: Sequence[Any], tell: Callable[[str, Any], None]) -> Any:
         """Run the block and call `tell(name, inputs)` with the real tokens (tokens, inputs) that go into each layer;
-        where several layers read the same, only for the first. Returns what comes out of the block."""
-        masks, heard = iter(self.masks), list[Any]()
+        where several layers read the same, only for the first, which `same` names afterwards. Returns what comes out of
+        the block."""
+        masks, real, heard = iter(self.masks), list[Any](), dict[str, Any]()
+        self.same = {}
 
         def begin(*_: Any) -> None:
-            heard[:] = [next(masks)]
+            real[:] = [next(masks).flatten()]
+            heard.clear()
 
         def hear(name: str) -> Callable[[Any, Any], None]:
             def hook(_: Any, args: Any) -> None:
-                if not any(args[0] is other for other in heard[1:]):
-                    tell(name, args[0].reshape(-1, args[0].shape[-1])[heard[0].flatten()])
-                heard.append(args[0])
+                first = next((other for other, inputs in heard.items() if inputs is args[0]), None)
+                if first is None:
+                    tell(name, args[0].reshape(-1, args[0].shape[-1])[real[0]])
+                self.same[name] = first or name
+                heard[name] = args[0]
 
             return hook
 

@@ -1,4 +1,5 @@
-"""How near two networks are on a few fixed texts: the parity check of everything that writes weights in a new layout.
+"""How near two networks are on a few fixed texts: the parity check of everything that merges weights or writes them in
+a new layout.
 
 The texts are short and the same for every model; what a model loses on the rows of a run is what the benchmarks
 measure.
@@ -35,15 +36,14 @@ def logits_of(network: Any, rows: Sequence[Any]) -> list[Any]:
 
 
 def worst_difference(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """The largest difference of two logits."""
-    return max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
+    """The largest difference of two logits; NaN if there is one."""
+    import torch
+
+    return float(torch.stack([(a - b).abs().max() for a, b in zip(expected, found, strict=True)]).max())
 
 
 def distance(reference: Sequence[Any], found: Sequence[Any]) -> dict[str, float]:
     """Mean Kullback-Leibler divergence from the reference in nats a token, and how often the likeliest token is one."""
-    import torch
+    from components.compression.distance import mean_distance
 
-    a, b = torch.cat(list(reference)).log_softmax(-1), torch.cat(list(found)).log_softmax(-1)
-    kl = (a.exp() * (a - b)).sum(-1).mean()
-    same = (a.argmax(-1) == b.argmax(-1)).float().mean()
-    return {"mean_kl": float(kl), "top1_agreement": float(same)}
+    return mean_distance((a.log_softmax(-1), b.log_softmax(-1)) for a, b in zip(reference, found, strict=True))

@@ -8,7 +8,7 @@ Compared is what the assistant says, token by token; of texts, every token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,15 +67,20 @@ def divergence(expected: Any, found: Any) -> Any:
     return (expected.exp() * (expected - found)).sum(-1).clamp_min(0)
 
 
-def distance(reference: Any, network: Any, rows: Sequence[ScoredRow]) -> dict[str, Any]:
-    """Mean KL(reference || network) in nats and the share of positions where both prefer the same token."""
+def mean_distance(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+    """Mean KL(expected || found) in nats, and the share of positions where both prefer the same token, of pairs of
+    log-probabilities (positions, vocabulary)."""
     kl, same = [], []
-    for row in rows:
-        expected, found = log_probabilities(reference, row), log_probabilities(network, row)
+    for expected, found in pairs:
         kl.append(divergence(expected, found))
         same.append((expected.argmax(-1) == found.argmax(-1)).float())
-    every = torch.cat(kl)
-    return {"mean_kl": float(every.mean()), "top1_agreement": float(torch.cat(same).mean()), "tokens": len(every)}
+    return {"mean_kl": float(torch.cat(kl).mean()), "top1_agreement": float(torch.cat(same).mean())}
+
+
+def distance(reference: Any, network: Any, rows: Sequence[ScoredRow]) -> dict[str, Any]:
+    """`mean_distance` of the network from the reference on rows, and how many positions were compared."""
+    pairs = ((log_probabilities(reference, row), log_probabilities(network, row)) for row in rows)
+    return {**mean_distance(pairs), "tokens": sum(len(row.positions) for row in rows)}
 
 
 def largest_difference(first: Callable[[Any], Any], second: Callable[[Any], Any], rows: Sequence[ScoredRow]) -> float:

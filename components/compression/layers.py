@@ -34,16 +34,5 @@ def head_name(network: Any) -> str:
     return _name_of(network, network.get_output_embeddings())
 
 
-def embedding_name(network: Any) -> str:
-    """Name of the matrix that turns tokens into hidden states."""
-    return _name_of(network, network.get_input_embeddings())
-
-
 def _name_of(network: Any, wanted: Any) -> str:
     return str(next(name for name, module in network.named_modules() if module is wanted))
-
-
-def is_tied(network: Any) -> bool:
-    """Whether the two are one matrix."""
-    head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
-    return head is not None and head.weight is embedding.weight

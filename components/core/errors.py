@@ -102,6 +102,10 @@ class StepSkipped(PostmillError):
     """A step that the recipe does not require was left out; the message is the reason."""
 
 
+class StepNotBegun(StepSkipped):
+    """A step that the recipe switches off, or whose condition is not met."""
+
+
 class GateNotPassed(PostmillError):
     """No variant passed the gate. The evidence is recorded, nothing is registered as accepted."""
 

@@ -137,5 +137,7 @@ def bytes_of(value: Any) -> Any:
     return float(match[1]) * UNITS[match[2].upper()]
 
 
+Quantity = Annotated[float, BeforeValidator(bytes_of, json_schema_input_type=float | str)]
+"""A number in a configuration, which may be written as a size with its unit."""
 Bytes = Annotated[float, Field(gt=0), BeforeValidator(bytes_of, json_schema_input_type=float | str)]
 """A size in a configuration: a number, or text with a unit."""

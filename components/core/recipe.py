@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from components.core.chains import chain_problems
 from components.core.component import StrictConfig
@@ -24,12 +32,12 @@ from components.core.config import Override, apply_overrides, parse_assignments,
 from components.core.documents import Document, load_layers
 from components.core.errors import ConfigError
 from components.core.kinds import registry
-from components.core.search import TRIAL, Variants
+from components.core.search import TRIAL, Variants, with_presets
 from components.core.secret import refuse_secrets
-from components.core.spec import KIND_MARK, OPTIONAL, SWITCHES, OfKind, Spec, default_spec
+from components.core.spec import KIND_MARK, OPTIONAL, SWITCHES, WHEN, OfKind, Spec, default_spec
 
 # a recipe is made of them, so they are imported from here too
-__all__ = ["KIND_MARK", "OPTIONAL", "SWITCHES", "OfKind", "Spec", "default_spec"]
+__all__ = ["KIND_MARK", "OPTIONAL", "SWITCHES", "WHEN", "OfKind", "Spec", "default_spec"]
 
 Action = Literal["ignore", "quarantine", "fail"]
 """What happens to a row that breaks a rule."""
@@ -121,13 +129,10 @@ class RegisterSection(StrictConfig):
         return alias
 
 
-def _without_null(variants: Any) -> Any:
-    """An overlay takes a variant away by `NAME: null`."""
-    return (
-        {name: chain for name, chain in variants.items() if chain is not None}
-        if isinstance(variants, dict)
-        else variants
-    )
+def _given_by(train: list[Spec]) -> str:
+    """Kind of artifact that the last training step gives."""
+    last = ([spec for spec in train if spec.enabled] or train)[-1]
+    return str(last.component.produces_kind(last.config))
 
 
 class Recipe(StrictConfig):
@@ -139,11 +144,21 @@ class Recipe(StrictConfig):
     model: Annotated[Spec, OfKind("model")]
     data: DataSection
     train: Annotated[list[Annotated[Spec, OfKind("trainer")]], Field(min_length=1)]
-    optimize: Annotated[Variants, BeforeValidator(_without_null)] = Variants()
+    optimize: Variants = Variants()
     benchmark: list[Annotated[Spec, OfKind("benchmark")]] = []
     gate: list[Annotated[Spec, OfKind("gate")]] = []
     register_as: RegisterSection | None = Field(None, alias="register")
     services: dict[str, str | dict[str, Any]] = Field({}, description="role -> implementation, where not the default")
+
+    @field_validator("optimize", mode="before")
+    @classmethod
+    def _written_out(cls, variants: Any, info: ValidationInfo) -> Any:
+        if not isinstance(variants, dict) or isinstance(variants, Variants):
+            return variants
+        # an overlay takes a variant away by NAME: null
+        kept = {name: chain for name, chain in variants.items() if chain is not None}
+        train = info.data.get("train")  # not there if it is wrong itself
+        return with_presets(kept, _given_by(train)) if train else kept
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -161,8 +176,7 @@ class Recipe(StrictConfig):
     @property
     def trained_kind(self) -> str:
         """Kind of artifact that the last training step gives."""
-        last = ([spec for spec in self.train if spec.enabled] or self.train)[-1]
-        return str(last.component.produces_kind(last.config))
+        return _given_by(self.train)
 
     def _train_problems(self) -> Iterable[str]:
         if not any(spec.enabled and spec.required for spec in self.train):

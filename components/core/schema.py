@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any, get_args
 
+from components.core.condition import Condition
 from components.core.kinds import registry
-from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, Action, recipe_model
+from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, WHEN, Action, recipe_model
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 LAYER = ".layer"
@@ -26,6 +27,7 @@ def recipe_schema() -> dict[str, Any]:
     }
     used: set[str] = set()
     definitions: dict[str, Any] = _linked(schema.pop("$defs", {}), used)
+    definitions["Condition"] = Condition.model_json_schema()
     recipe = _linked(schema, used)
     for kind in sorted(used):
         definitions[kind] = _any_of(kind, definitions)
@@ -124,6 +126,8 @@ def _component(kind: str, name: str, definitions: dict[str, Any]) -> dict[str, A
         definitions[f"{kind}.{name}.{title}"] = _linked(definition, inner)
     properties = {"type": {"const": name, "description": cls.summary()}, **_linked(schema.get("properties", {}), inner)}
     properties |= {switch: {"type": "boolean", "default": True} for switch in SWITCHES if kind in OPTIONAL}
+    if kind == "pass":
+        properties[WHEN] = {"anyOf": [{"$ref": f"{HERE}Condition"}, {"type": "null"}]}
     missing = sorted(inner - definitions.keys())
     for other in missing:  # a component that holds components of another kind
         definitions[other] = {}

@@ -11,14 +11,13 @@ See `configs/search.yaml`; how a space is written stands in `components.core.spa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     GetCoreSchemaHandler,
     PositiveInt,
@@ -28,14 +27,14 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from components.core.chains import chain_problems
+from components.core.chains import chain_problems, missing_packages
 from components.core.component import StrictConfig
 from components.core.config import NestedConfigError, validation_problems
 from components.core.errors import ConfigError, did_you_mean
 from components.core.kinds import registry
-from components.core.machine import bytes_of
+from components.core.machine import Quantity
 from components.core.space import Point, chain_at, samples
-from components.core.spec import Chain, OfKind, Spec, default_spec
+from components.core.spec import Chain, OfKind, Spec, default_spec, preset_chain
 
 SEARCH = "search"
 """The key of `optimize` that is no variant."""
@@ -102,14 +101,14 @@ class Figure:
     title: str = "size"
 
 
-Limit = Annotated[float, BeforeValidator(bytes_of, json_schema_input_type=float | str)]
-
-
 class Search(StrictConfig):
     """A search over chains of passes and their options; the best within the budget become variants."""
 
+    extras: ClassVar[Mapping[str, str]] = {"optuna": SEARCH, "plotly": SEARCH}
+    """Optional modules that it imports, each with the extra of ours that brings it."""
+
     space: list[Template] = Field(min_length=1, description="chains, with {any: [...]} or {between: [...]} for values")
-    budget: dict[str, Limit] = Field({}, description="most that a figure may be (least, where more is better)")
+    budget: dict[str, Quantity] = Field({}, description="most that a figure may be (least, where more is better)")
     sampler: Annotated[Spec, ByName("sampler")] = Field(
         default_factory=lambda: default_spec("sampler", "tpe"), description="which chain is tried next"
     )
@@ -158,9 +157,8 @@ class Search(StrictConfig):
 
     def plain(self, point: Point) -> list[dict[str, Any]]:
         """The same as it is written, without the defaults."""
-        written = chain_at(self.space_of_all, point)
-        named = isinstance(written, str)
-        return [dict(step) for step in registry.get("preset", written.lower()).chain] if named else written
+        written: Any = chain_at(self.space_of_all, point)
+        return preset_chain(written) if isinstance(written, str) else written
 
     def chains(self) -> dict[str, list[Spec]]:
         """Chains in which every option occurs, for checks before any work."""
@@ -176,6 +174,26 @@ class Search(StrictConfig):
         yield from found
 
 
+def with_presets(variants: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The plain section with the passes of its presets written out, as they fit an artifact of this kind.
+
+    Names that no preset has are left to whoever reads the section.
+    """
+    written = {name: _written_out(chain, kind) for name, chain in variants.items()}
+    search = variants.get(SEARCH)
+    if isinstance(search, dict) and isinstance(search.get("space"), list):
+        written[SEARCH] = {**search, "space": [_written_out(chain, kind) for chain in search["space"]]}
+    return written
+
+
+def _written_out(chain: Any, kind: str) -> Any:
+    if isinstance(chain, str) and chain.lower() in registry.names("preset"):
+        return preset_chain(chain, kind)
+    if isinstance(chain, dict) and isinstance(chain.get("any"), list):
+        return {**chain, "any": [_written_out(option, kind) for option in chain["any"]]}
+    return chain
+
+
 def _parsed_search(plain: Any, handler: Any) -> Any:
     """Mistakes in it are told with the keys that it knows."""
     try:
@@ -188,6 +206,18 @@ class Variants(dict[str, list[Spec]]):
     """Chains of passes by the name of their variant, and what else is searched for."""
 
     search: Search | None = None
+
+    def all_chains(self) -> dict[str, list[Spec]]:
+        """Those of the variants, and those in which every option of the search occurs."""
+        return {**self, **(self.search.chains() if self.search else {})}
+
+    def missing_packages(self) -> Iterator[str]:
+        """A sentence for every optional package that is needed and not installed."""
+        if self.search:
+            yield from missing_packages("optimize.search", self.search.extras)
+        for name, chain in self.all_chains().items():
+            for spec in filter(lambda each: each.enabled, chain):
+                yield from missing_packages(f"optimize.{name}: pass '{spec.type}'", spec.component.extras)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Variants:

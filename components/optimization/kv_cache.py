@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 from components.compression.opening import EFFECT, KeyValueCache, copy_model, read_runtime, write_runtime
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
+from components.core.errors import ModelLoadError
 from components.core.kinds import register
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import Pass, StepContext, Subject
@@ -57,7 +58,8 @@ class CacheChoice(Pass):
         from components.compression.measuring import timings, written
 
         chosen = KeyValueCache(type=self.config.cache, bits=self.config.bits, recent=self.config.recent)
-        memory = self._memory(source.path, {"before": read_runtime(source.path).cache, "after": chosen})
+        caches = {"before": read_runtime(source.path).cache, "after": chosen}
+        memory = self._memory(source.path, caches, device_of(self.config.cache))
         copy_model(source.path, out)
         write_runtime(out, read_runtime(source.path), cache=chosen)
         after = written(source, out)
@@ -70,15 +72,15 @@ class CacheChoice(Pass):
             **_distance(source, after),
         }
 
-    def _memory(self, model: Path, caches: Mapping[str, KeyValueCache]) -> dict[str, int]:
+    def _memory(self, model: Path, caches: Mapping[str, KeyValueCache], device: str) -> dict[str, int]:
         """Bytes of each cache when it holds as many tokens as the configuration says, the last one added alone."""
         import torch
         from transformers import DynamicCache
 
         from components.compression.caches import cache_bytes, new_cache
 
-        network, found = load_causal_lm(model), {}
-        ids = torch.arange(self.config.length)[None] % network.config.get_text_config().vocab_size
+        network, found = load_causal_lm(model).to(device), {}
+        ids = torch.arange(self.config.length, device=device)[None] % network.config.get_text_config().vocab_size
         for when, choice in caches.items():
             cache = new_cache(network.config, choice, self.config.length) or DynamicCache(config=network.config)
             with torch.inference_mode():
@@ -87,6 +89,21 @@ class CacheChoice(Pass):
                         network(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
             found[when] = cache_bytes(cache)
         return found
+
+
+def device_of(cache: str) -> str:
+    """Where a network with such a cache is. Raises ModelLoadError, before any weight is read, if there is none here."""
+    import torch
+
+    if cache != "offloaded":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ModelLoadError(
+            "cache: offloaded moves keys and values out of a GPU's memory while no layer needs them, and there is no "
+            "GPU here: they are in main memory already; take cache: quantized for less memory, or leave the pass out",
+            "device",
+        )
+    return "cuda"
 
 
 def _distance(before: Artifact, after: Artifact) -> dict[str, float]:

@@ -19,8 +19,6 @@ from components.core.kinds import register
 from components.core.safeload import load_adapter, load_causal_lm, load_tokenizer
 from components.interfaces import Pass, StepContext
 
-PROBES = ("The quick brown fox", "Triage as JSON: category, priority.", "Où est passée ma commande n° 58213 ?")
-
 
 @register("pass", "merge_adapter")
 class MergeAdapter(Pass):
@@ -38,12 +36,15 @@ class MergeAdapter(Pass):
     def apply(
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
     ) -> dict[str, Any]:
+        from components.compression.closeness import logits_of, probe_rows, worst_difference
+
         tokenizer = load_tokenizer(source.path)
+        rows = probe_rows(tokenizer)
         adapted = load_adapter(load_causal_lm(parents["model"].path), source.path)
-        before = _probe_logits(adapted, tokenizer)
+        before = logits_of(adapted, rows)
         merged = adapted.merge_and_unload(safe_merge=True)
-        worst = max(float((a - b).abs().max()) for a, b in zip(before, _probe_logits(merged, tokenizer), strict=True))
-        if worst > self.config.max_logit_difference:
+        worst = worst_difference(before, logits_of(merged, rows))
+        if not worst <= self.config.max_logit_difference:
             raise ArtifactError(
                 f"merging changed the logits by {worst:.4g} (at most {self.config.max_logit_difference:g} allowed): "
                 "the adapter does not belong to this base, or is not a plain LoRA"
@@ -51,10 +52,3 @@ class MergeAdapter(Pass):
         merged.save_pretrained(out, safe_serialization=True)
         tokenizer.save_pretrained(out)
         return {"max_logit_difference": worst}
-
-
-def _probe_logits(model: Any, tokenizer: Any) -> list[Any]:
-    import torch
-
-    with torch.inference_mode():
-        return [model(**tokenizer(text, return_tensors="pt")).logits for text in PROBES]

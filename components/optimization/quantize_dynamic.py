@@ -54,23 +54,11 @@ class QuantizeDynamic(Pass):
     def apply(
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
     ) -> dict[str, Any]:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization import quantize_dynamic
 
         from components.compression.onnx.graph import FILE
-        from components.compression.onnx.int8 import OPTIONS, finish, kept_float, rounding, take_over
+        from components.compression.onnx.int8 import finish, options, rounding
 
-        config = self.config
-        with rounding(source.path, out, config.embedding) as graph:
-            quantize_dynamic(
-                graph,
-                out / FILE,
-                op_types_to_quantize=["MatMul"],
-                per_channel=config.per_channel,
-                reduce_range=config.reduce_range,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=kept_float(source.path, config.head, config.keep_float),
-                use_external_data_format=True,
-                extra_options=OPTIONS,
-            )
-        take_over(source.path, out)
-        return finish(source.path, out, context.seed, config.max_kl)
+        with rounding(source.path, out, self.config.embedding) as graph:
+            quantize_dynamic(graph, out / FILE, **options(source.path, self.config))
+        return finish(source.path, out, context.seed, self.config.max_kl)

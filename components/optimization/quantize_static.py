@@ -67,23 +67,22 @@ class QuantizeStatic(Pass):
     ) -> dict[str, Any]:
         from components.compression.calibration import calibration_ids
         from components.compression.onnx.equalize import equalize
-        from components.compression.onnx.int8 import finish, kept_float, rounding, take_over
+        from components.compression.onnx.int8 import finish, options, rounding
 
         config = self.config
         tokenizer = load_tokenizer(source.path)
         rows = calibration_ids(context.dataset, tokenizer, config.rows, config.max_length, context.seed)
-        take_over(source.path, out)
         with rounding(source.path, out, config.embedding) as graph:
             groups = 0 if config.equalize is None else equalize(graph, rows, config.equalize)
-            self._quantize(graph, out, rows, kept_float(source.path, config.head, config.keep_float))
+            self._quantize(graph, out, rows, options(source.path, config))
         facts = finish(source.path, out, context.seed, config.max_kl)
         return {**facts, "calibration_rows": len(rows), "equalized_groups": groups}
 
-    def _quantize(self, graph: Path, out: Path, rows: list[Any], excluded: list[str]) -> None:
+    def _quantize(self, graph: Path, out: Path, rows: list[Any], options: dict[str, Any]) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
         from components.compression.onnx.graph import FILE
-        from components.compression.onnx.int8 import OPTIONS, Rows
+        from components.compression.onnx.int8 import Rows
 
         methods = {
             "minmax": CalibrationMethod.MinMax,
@@ -95,13 +94,7 @@ class QuantizeStatic(Pass):
             out / FILE,
             Rows(graph, rows),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            per_channel=self.config.per_channel,
-            reduce_range=self.config.reduce_range,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
-            use_external_data_format=True,
             calibrate_method=methods[self.config.calibration],
-            extra_options=OPTIONS,
+            **options,
         )

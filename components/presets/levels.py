@@ -8,7 +8,8 @@
 | `O3` | 4-bit weights, calibrated on the run's training rows | minutes of calibration, a smaller distance |
 
 `O1` to `O3`, in small letters too, also try threads and execution providers on this machine, and keep the fastest.
-`postmill check` shows what a level expands to, and the evidence names the passes that ran.
+Where training gives a whole model, and no adapter, `merge_adapter` is left out. `postmill check` shows what a level
+expands to, and the evidence names the passes that ran.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.core.artifacts import Artifact, Store
+from components.core.artifacts import MANIFEST, Artifact, Store
 from components.core.kinds import registry
 from components.core.machine import human_bytes
 from components.core.recipe import Spec
+from components.core.search import parsed_chain
+from components.core.spec import preset_chain
 
 Step = str | Mapping[str, Any] | Spec
-ADAPTERS_ONLY = ("adapter",)
 
 
 @dataclass(frozen=True)
@@ -48,40 +49,39 @@ class OptimizationResult:
 
 
 def expanded(names: Sequence[Step], kind: str) -> list[Step]:
-    """Levels replaced by their passes. One that begins with an adapter may be given a whole model."""
+    """Levels replaced by their passes, as they fit what they begin with: an artifact of this kind, or what passes
+    before them give."""
     found: list[Step] = []
     for name in names:
         if isinstance(name, str) and name.lower() in registry.names("preset"):
-            whole = kind != "adapter" or bool(found)
-            found += [
-                step for step in registry.get("preset", name.lower()).chain if not (whole and _for_adapters(step))
-            ]
+            found += preset_chain(name, _given_by(found, kind))
         else:
             found.append(name)
     return found
 
 
-def _for_adapters(step: Mapping[str, Any]) -> bool:
-    return bool(registry.get("pass", step["type"]).consumes == ADAPTERS_ONLY)
+def specs(steps: Sequence[Step]) -> list[Spec]:
+    """Passes by name or as in a recipe, found and checked."""
+    return parsed_chain([{"type": step} if isinstance(step, str) else step for step in steps])
 
 
-def traced(store: Store, before: Artifact, after: Artifact, chain: Sequence[Step]) -> OptimizationResult:
-    """The result of a chain, read back from its artifacts."""
+def _given_by(steps: Sequence[Step], kind: str) -> str:
+    on = [spec for spec in specs(steps) if spec.enabled] if steps else []
+    return on[-1].component.produces if on else kind
+
+
+def traced(store: Store, before: Artifact, after: Artifact) -> OptimizationResult:
+    """Every pass that ran in between, read back from the artifacts."""
     artifact, steps = after, list[StepResult]()
-    for step in reversed(chain):
+    while (artifact.stage, artifact.key) != (before.stage, before.key):
         source = store.get(artifact.parents["source"])
-        steps.insert(0, _step(_type(step), source, artifact))
+        steps.insert(0, _step(source, artifact))
         artifact = source
     return OptimizationResult(before, after, tuple(steps))
 
 
-def _type(step: Step) -> str:
-    if isinstance(step, str):
-        return step
-    return step.type if isinstance(step, Spec) else str(step["type"])
-
-
-def _step(name: str, source: Artifact, artifact: Artifact) -> StepResult:
+def _step(source: Artifact, artifact: Artifact) -> StepResult:
+    name = artifact.read_json(MANIFEST)["identity"]["config"]["type"]
     meta = dict(artifact.meta)
     after = int(meta.pop("parameters", 0))
     before = int(source.meta.get("parameters") or meta.pop("parameters_before", after))

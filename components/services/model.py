@@ -158,7 +158,8 @@ class ModelService:
         """Exactly these passes in this order, and what each of them measured: `optimize(model, ["O2"])`.
 
         A pass by its name or as in a recipe (`{"type": "onnx", "precision": "int4"}`), or a level. `dataset`: for
-        passes that calibrate or heal. What is unknown, does not fit or fails raises; nothing is left out.
+        passes that calibrate or heal. What is unknown, does not fit or fails raises; nothing is left out but what is
+        switched off, or has a condition that is not met.
         """
         # not above: the service of passes opens models with this one
         from components.services.optimization import OptimizationService
@@ -168,7 +169,7 @@ class ModelService:
         if not chain:
             raise ConfigError(f"name at least one pass; known: {', '.join(registry.names('pass'))}")
         after = OptimizationService(self.workspace).named(chain, source, seed, dataset)
-        return traced(self.workspace.store, source, after, [step for step in chain if _enabled(step)])
+        return traced(self.workspace.store, source, after)
 
     # ------------------------------------------------------------ save
 
@@ -190,10 +191,6 @@ class ModelService:
 
             identity = {"type": "saved", "name": name, "files": hash_directory(written)}
             return self.workspace.stage("model", name, [], identity, {}, "model", make)
-
-
-def _enabled(step: Step) -> bool:
-    return step.enabled if isinstance(step, Spec) else isinstance(step, str) or step.get("enabled", True) is True
 
 
 def _described(directory: Path, name: str) -> dict[str, Any]:

@@ -6,46 +6,35 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, ValidationError
+from typing import Any
 
 from components.core.artifacts import Artifact
-from components.core.chains import chain_problems, missing_packages
-from components.core.component import StrictConfig
-from components.core.config import validation_problems
-from components.core.errors import ConfigError, MissingExtraError, PostmillError, StepSkipped
+from components.core.chains import chain_problems
+from components.core.condition import numbers
+from components.core.errors import ConfigError, MissingExtraError, PostmillError, StepNotBegun
 from components.core.events import PassFinished, PassStarted
 from components.core.kinds import service
 from components.core.machine import free_memory, human_bytes
-from components.core.recipe import OfKind, Spec
+from components.core.recipe import Spec
+from components.core.search import Variants
 from components.interfaces import Pass, StepContext
+from components.services._optimized import Step, specs
 from components.services.model import ModelService
 from components.services.optional import optional
 from components.services.workspace import Workspace, stage_identity
 from components.training.checkpoints import CHECKPOINTS, forget
 
-
-def _left_out(spec: Spec) -> suppress:
-    """A pass that is switched off is passed over; one that failed takes its variant with it."""
-    return suppress(*([] if spec.enabled else [StepSkipped]))
-
-
-class _Chain(StrictConfig):
-    steps: Annotated[list[Annotated[Spec, OfKind("pass")]], Field(min_length=1)]
-
-
-def _parsed(steps: Sequence[str | Mapping[str, Any] | Spec]) -> list[Spec]:
-    try:
-        return _Chain.model_validate({"steps": [{"type": s} if isinstance(s, str) else s for s in steps]}).steps
-    except ValidationError as error:
-        problems = validation_problems(error, _Chain)
-        raise ConfigError([f"{'.'.join(map(str, at))}: {text}" for at, text in problems]) from error
+STAGE = "optimize"
 
 
 def effects_on(artifact: Artifact) -> frozenset[str]:
     """What earlier passes did to it that a later one may mind."""
     return frozenset(artifact.meta.get("effects", ()))
+
+
+def figures_of(artifact: Artifact) -> dict[str, float]:
+    """The numbers that the pass recorded which made it; none of what no pass has made."""
+    return dict(numbers(artifact.meta)) if artifact.stage == STAGE else {}
 
 
 def parameters_of(artifact: Artifact) -> int:
@@ -60,15 +49,16 @@ class OptimizationService:
     def __init__(self, workspace: Workspace, models: ModelService | None = None) -> None:
         self.workspace, self.models = workspace, models or ModelService(workspace)
 
-    def require(self, chains: Mapping[str, Sequence[Spec]], base: Artifact) -> None:
-        """Packages and memory that the chains will need, asked for before any work begins."""
-        missing = list(missing_packages(chains))
+    def require(self, variants: Variants, base: Artifact) -> None:
+        """Packages and memory that all chains and a search will need, asked for before any work begins."""
+        missing = list(variants.missing_packages())
         if missing:
             raise MissingExtraError("; ".join(missing))
         parameters, there = parameters_of(base), free_memory()
-        for name, chain in chains.items():
-            for spec in chain:
-                needed = spec.build().estimated_memory(parameters) if spec.enabled else 0
+        for name, chain in variants.all_chains().items():
+            for spec in filter(lambda each: each.enabled, chain):
+                limits = spec.when.below if spec.when else {}  # what is above them it never meets
+                needed = spec.build().estimated_memory(int(min(parameters, limits.get("parameters", parameters))))
                 if needed > there:
                     raise PostmillError(
                         f"optimize.{name}: pass '{spec.type}' needs about {human_bytes(needed)} of memory for this "
@@ -78,26 +68,32 @@ class OptimizationService:
     def variant(
         self, name: str, chain: Sequence[Spec], source: Artifact, seed: int, dataset: Artifact | None = None
     ) -> Artifact:
-        """The artifact at the end of the chain. Raises StepSkipped if a pass fails that is not required.
+        """The artifact at the end of the chain. Raises StepSkipped if a pass fails that is not required, and with it
+        its variant; one that is switched off, or whose condition is not met, is passed over.
 
         `dataset`: validated rows, for passes that calibrate or heal.
         """
+        figures = figures_of(source)
         for spec in chain:
-            with _left_out(spec), optional(spec, self.workspace.bus, "optimize", f"{name}/{spec.type}"):
+            label = f"{name}/{spec.type}"
+            unmet = self._unmet(label, spec, source, figures)
+            with suppress(StepNotBegun), optional(spec, self.workspace.bus, STAGE, label, unmet):
                 source = self._apply(name, spec, source, seed, dataset)
+                figures |= figures_of(source)
         return source
 
     def named(
         self,
-        steps: Sequence[str | Mapping[str, Any] | Spec],
+        steps: Sequence[Step],
         source: Artifact,
         seed: int = 17,
         dataset: Artifact | None = None,
     ) -> Artifact:
         """The artifact after these passes, by name or as in a recipe; one that is unknown, unfit or fails raises."""
-        chain = _parsed(steps)
+        chain = specs(steps)
         name = "+".join(spec.type for spec in chain)
-        problems = [text for _, text in chain_problems(chain, source.kind, effects_on(source))]
+        found = chain_problems(chain, source.kind, effects_on(source), figures_of(source))
+        problems = [text for _, text in found]
         problems += [
             f"pass '{spec.type}' needs rows to calibrate or heal with; give a dataset"
             for spec in chain
@@ -105,7 +101,7 @@ class OptimizationService:
         ]
         if problems:
             raise ConfigError(problems)
-        self.require({name: chain}, source)
+        self.require(Variants({name: chain}), source)
         return self.variant(name, chain, source, seed, dataset)
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
@@ -114,14 +110,29 @@ class OptimizationService:
             return {}
         return {"model": self.workspace.store.get(artifact.parents["model"])}
 
+    def _parameters(self, source: Artifact) -> int:
+        """Of an adapter, those of its base too."""
+        return sum(parameters_of(artifact) for artifact in (source, *self.parents(source).values()))
+
+    def _unmet(self, label: str, spec: Spec, source: Artifact, figures: Mapping[str, float]) -> str:
+        """Why the condition of the pass is not met; empty if it is, or if there is none."""
+        if spec.when is None or not spec.enabled:
+            return ""
+        of_artifact: dict[str, float] = {"bytes": source.size, "parameters": self._parameters(source)}
+        known = of_artifact | {name: value for name, value in figures.items() if name not in of_artifact}
+        problem = spec.when.unknown(known)
+        if problem:
+            raise ConfigError(f"{STAGE}.{label}: the pass {problem}")
+        return spec.when.unmet(known)
+
     def _apply(self, name: str, spec: Spec, source: Artifact, seed: int, dataset: Artifact | None) -> Artifact:
         inputs = self.parents(source)
         rows = dataset if spec.component.needs_rows(spec.config) else None
         step: Pass = spec.build()
-        parameters = sum(parameters_of(artifact) for artifact in (source, *inputs.values()))
+        parameters = self._parameters(source)
         further = {role: self.models.fetch(wanted) for role, wanted in spec.component.inputs(spec.config).items()}
         parents = {"source": source, **inputs, **further, **({"dataset": rows} if rows else {})}
-        identity = stage_identity("optimize", spec.parts(), {**spec.identity(), "seed": seed}, parents)
+        identity = stage_identity(STAGE, spec.parts(), {**spec.identity(), "seed": seed}, parents)
         scratch = self.workspace.root / CHECKPOINTS / identity.key()
 
         def make(out: Path) -> Mapping[str, Any]:
@@ -138,7 +149,7 @@ class OptimizationService:
             return facts
 
         made = self.workspace.stage(
-            "optimize",
+            STAGE,
             f"{name}/{spec.type}",
             spec.parts(),
             identity.config,

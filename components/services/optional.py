@@ -1,4 +1,5 @@
-"""Steps that a recipe switches off (`enabled: false`) or does not insist on (`required: false`) end as skipped.
+"""Steps that a recipe switches off (`enabled: false`), does not insist on (`required: false`), or makes hang on a
+condition (`when`) that is not met, end as skipped.
 
 A skipped step says why on the bus, in the terminal, in the tracker, in Prefect and in the evidence.
 """
@@ -9,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from components.core.errors import StepSkipped, TrainingInterrupted
+from components.core.errors import StepNotBegun, StepSkipped, TrainingInterrupted
 from components.core.events import EventBus, StageSkipped
 from components.core.recipe import Spec
 from components.core.secret import masked
@@ -18,10 +19,14 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def optional(spec: Spec, bus: EventBus, stage: str, name: str) -> Iterator[None]:
-    """Do the step below unless it is switched off; turn its failure into `StepSkipped` if it is not required."""
-    if not spec.enabled:
-        raise _skipped(bus, stage, name, "switched off in the recipe (enabled: false)")
+def optional(spec: Spec, bus: EventBus, stage: str, name: str, unmet: str = "") -> Iterator[None]:
+    """Do the step below unless it is switched off; turn its failure into `StepSkipped` if it is not required.
+
+    `unmet`: why its condition is not met. What is not even begun raises `StepNotBegun`.
+    """
+    reason = unmet if spec.enabled else "switched off in the recipe (enabled: false)"
+    if reason:
+        raise StepNotBegun(_told(bus, stage, name, reason))
     try:
         yield
     except (StepSkipped, TrainingInterrupted):  # who asked for an end does not mean this step alone
@@ -30,10 +35,11 @@ def optional(spec: Spec, bus: EventBus, stage: str, name: str) -> Iterator[None]
         if spec.required:
             raise
         log.info("%s %s failed and is not required", stage, name, exc_info=error)
-        raise _skipped(bus, stage, name, f"it failed and is not required: {type(error).__name__}: {error}") from error
+        reason = f"it failed and is not required: {type(error).__name__}: {error}"
+        raise StepSkipped(_told(bus, stage, name, reason)) from error
 
 
-def _skipped(bus: EventBus, stage: str, name: str, reason: str) -> StepSkipped:
+def _told(bus: EventBus, stage: str, name: str, reason: str) -> str:
     reason = masked(reason)  # it goes into the evidence, and with it to whoever gets the model
     bus.emit(StageSkipped(stage=stage, name=name, reason=reason))
-    return StepSkipped(reason)
+    return reason

@@ -17,7 +17,7 @@ from typing import Any
 
 from components.core.artifacts import Artifact, write_json
 from components.core.component import Component
-from components.core.errors import PostmillError, TrainingInterrupted, require
+from components.core.errors import PostmillError, TrainingInterrupted
 from components.core.events import StageSkipped, TrialFinished
 from components.core.kinds import service
 from components.core.machine import human_bytes
@@ -72,14 +72,6 @@ class SearchService:
     def __init__(self, workspace: Workspace, passes: OptimizationService, benchmarks: BenchmarkService) -> None:
         self.workspace, self.passes, self.benchmarks = workspace, passes, benchmarks
         self._turns = _Turns()
-
-    def require(self, search: Search | None, base: Artifact) -> None:
-        """Packages and memory that the search will need, asked for before any work begins."""
-        if search is None:
-            return
-        for module in ("optuna", "plotly"):
-            require(module, "search")
-        self.passes.require(search.chains(), base)
 
     def study(self, search: Search, seed: int) -> Study:
         """Where the chains come from."""

@@ -171,8 +171,11 @@ class RunTracking:
         return self.trackers.first
 
     def notes(self) -> dict[str, str]:
-        """Steps that were left out so far, and why."""
-        return {f"{event.stage} {event.name}": event.reason for event in self.skipped}
+        """Steps that were left out so far, and why; of two steps with the same name both reasons."""
+        found: dict[str, dict[str, None]] = {}
+        for event in self.skipped:
+            found.setdefault(f"{event.stage} {event.name}", {})[event.reason] = None
+        return {name: "; ".join(reasons) for name, reasons in found.items()}
 
     def _close(self, error: BaseException | None) -> None:
         with TemporaryDirectory(prefix="postmill-tracking-") as scratch:  # until trackers have sent what is in it
@@ -311,7 +314,8 @@ class RunTracking:
                 self._pass_on_to(event.name)
             self._training = False
         self.skipped.append(event)
-        self.trackers.tag({f"postmill.skipped.{_stage(event)}": masked(event.reason)[:500]})
+        reason = self.notes()[f"{event.stage} {event.name}"]
+        self.trackers.tag({f"postmill.skipped.{_stage(event)}": masked(reason)[:500]})
 
     def _on_data(self, event: DataValidated) -> None:
         for group, counts in (("rows", event.rows), ("quarantined", event.quarantined)):

@@ -27,6 +27,10 @@ CASES = {
         "merged",
         {"rows": 8, "max_length": 64, "tune": {"steps": 2, "rows": 8, "tokens": 128}},
     ),
+    "quantize_awq": (
+        "merged",
+        {"rows": 8, "max_length": 64, "tune": {"steps": 2, "rows": 8, "tokens": 128}},
+    ),
     "quantize_dynamic": ("fp32", {}),
     "quantize_static": ("fp32", {"rows": 2, "max_length": 48}),
     "gguf": ("merged", {}),

@@ -395,10 +395,10 @@ class Dice:
         )
 
     def _chain(self, adapter: bool) -> Any:
-        if not adapter:
-            return [self.component("pass", "onnx")]
         if self.random.random() < 0.5:
             return self.random.choice(registry.names("preset"))
+        if not adapter:
+            return [self.component("pass", "onnx")]
         off = [self.component("pass") | {"enabled": False} for _ in range(self.random.randrange(8))]
         return [*off, self.component("pass", "merge_adapter"), self.component("pass", "onnx"), *off]
 

@@ -79,6 +79,37 @@ def test_check_shows_everything(tmp_path: Path, tiny_model: Path, monkeypatch: p
     assert not (tmp_path / "mlruns").exists()
 
 
+def test_check_shows_what_a_level_is(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` shows the passes of a level as they fit what training gives: a whole model is not merged (A8, C54)."""
+    monkeypatch.setenv("POSTMILL_ROOT", str(tmp_path))
+    path = tiny.write_recipe(tmp_path / "r.yaml", tiny.recipe(tmp_path, tiny_model, optimize={"small": "enhanced"}))
+    assert "optimize  small: merge_adapter -> onnx(int8)\n" in invoke("check", path)[1]
+    code, out, err = invoke("check", path, "--set", "train.0.lora=null")
+    assert (code, err) == (0, "")
+    assert "optimize  small: onnx(int8)\n" in out
+    assert "merge_adapter" not in out
+
+
+def test_check_names_missing_packages(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` names every package that passes or the search need and that is not there, with its extra (C39)."""
+    monkeypatch.setenv("POSTMILL_ROOT", str(tmp_path))
+    monkeypatch.setattr("components.core.chains.find_spec", lambda module: None)
+    merge = {"type": "merge_adapter"}
+    optimize = {"file": [merge, {"type": "gguf"}], "search": {"space": ["basic", [merge, {"type": "gguf"}]]}}
+    path = tiny.write_recipe(tmp_path / "r.yaml", tiny.recipe(tmp_path, tiny_model, optimize=optimize))
+    code, out, err = invoke("check", path)
+    assert code == 1
+    assert "search    12 chains at most" in out
+    for what, module, extra in (
+        ("optimize.search", "optuna", "search"),
+        ("optimize.search", "plotly", "search"),
+        ("optimize.file: pass 'gguf'", "gguf", "gguf"),
+        ("optimize.search.space.1: pass 'gguf'", "gguf", "gguf"),
+    ):
+        said = f"{what} needs the package '{module}', which is not installed; run: pip install 'postmill[{extra}]'"
+        assert said in err
+
+
 def test_check_reports_bad_rows(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`check` refuses data that the run would refuse, with the lines."""
     monkeypatch.setenv("POSTMILL_ROOT", str(tmp_path))

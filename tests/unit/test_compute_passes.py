@@ -10,12 +10,13 @@ import pytest
 
 from components.compression import measuring
 from components.compression.measuring import Timing, footprint, timings
-from components.compression.opening import read_runtime
+from components.compression.opening import KeyValueCache, read_runtime
 from components.core.artifacts import Artifact
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, ModelLoadError
 from components.core.events import EventBus
 from components.core.kinds import registry
 from components.interfaces import StepContext
+from components.optimization.kv_cache import device_of
 from tests import tiny
 
 FAST = {"rounds": 1, "tokens": 4}
@@ -151,6 +152,44 @@ def test_a_footprint_is_that_of_a_process(model: Artifact) -> None:
     assert found["peak"] == found["libraries"] + found["model"]
     assert found["libraries"] > 50_000_000
     assert 0 < found["model"] < 500_000_000
+
+
+# ---------------------------------------------------------------- caches
+
+
+def test_a_cache_outside_of_no_gpu(model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU `offloaded` is refused before weights are read, with the reason and what to take instead (C37)."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("components.optimization.kv_cache.load_causal_lm", None)
+    with pytest.raises(ModelLoadError) as caught:
+        applied("kv_cache", model, tmp_path, cache="offloaded")
+    assert "there is no GPU here: they are in main memory already; take cache: quantized" in str(caught.value)
+    assert caught.value.error_type == "device"
+
+
+class Stream:
+    """Stands for a stream of a GPU: what is asked of it is done at once."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def wait_stream(self, other: Stream) -> None: ...
+
+
+def test_a_cache_outside_of_a_gpu(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a GPU the network is on it; its cache, which moves layers out, holds what the growing one holds (C37)."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.Stream", Stream)
+    monkeypatch.setattr("torch.cuda.default_stream", lambda device: Stream())
+    assert [device_of(cache) for cache in ("offloaded", "quantized", "dynamic")] == ["cuda", "cpu", "cpu"]
+    moved: list[int] = []
+    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.offload", lambda layer: moved.append(id(layer)))
+    step = registry.create("pass", "kv_cache", cache="offloaded", length=16)
+    choices = {"before": KeyValueCache(), "after": KeyValueCache(type="offloaded")}
+    found = step._memory(model.path, choices, "cpu")
+    assert found["before"] == found["after"] > 0
+    assert len(moved) == 4  # each of two layers, for the prompt and for the last token
 
 
 # ---------------------------------------------------------------- ONNX Runtime

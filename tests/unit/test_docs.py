@@ -29,6 +29,7 @@ from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+OPTIMIZATION = (ROOT / "docs" / "optimization.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -313,6 +314,12 @@ def test_the_data_guide_is_valid(text: tuple[str, str]) -> None:
     fragment = yaml.safe_load(text[1])
     if "data" in fragment:
         assert DataSection.model_validate(fragment["data"]).readers()
+
+
+@pytest.mark.parametrize("code", [code for kind, code in FENCE.findall(OPTIMIZATION) if kind == "yaml"])
+def test_the_optimization_guide_is_valid(code: str, plain: dict[str, Any]) -> None:
+    """Every chain of the optimization guide fits together, for the adapter that the tests' recipe trains (A36, C29)."""
+    assert parse_recipe(plain | yaml.safe_load(code)).optimize
 
 
 @pytest.mark.parametrize("code", [code for kind, code in FENCE.findall(TRAINING + README) if kind == "yaml"])

@@ -13,6 +13,7 @@ from components.core.documents import MAX_DEPTH, Document, load_document, load_l
 from components.core.errors import ConfigError
 from components.core.kinds import registry
 from components.core.recipe import load_recipe, parse_recipe, save_recipe
+from components.core.spec import preset_chain
 from tests import tiny
 
 
@@ -470,6 +471,69 @@ def test_every_preset_expands() -> None:
             step["type"] for step in registry.get("preset", name).chain
         ]
         assert parse_recipe(recipe.dump()) == recipe
+
+
+WHOLE = {"train": [{"type": "from_scratch", "max_steps": 3}]}
+"""Training that gives a model, and no adapter."""
+
+
+@pytest.mark.parametrize("name", registry.names("preset"))
+def test_presets_fit_a_whole_model(name: str) -> None:
+    """Where training gives a model the passes of a preset begin with the first one that takes it (A8, C54)."""
+    recipe = parse_recipe(tiny.recipe(Path.cwd(), Path("model"), optimize={"small": name}, **WHOLE))
+    merge, *rest = registry.get("preset", name).chain
+    assert merge == {"type": "merge_adapter"}
+    assert [spec.type for spec in recipe.optimize["small"]] == [step["type"] for step in rest]
+    assert parse_recipe(recipe.dump()) == recipe
+
+
+def test_presets_of_a_search_fit_a_whole_model() -> None:
+    """So do those in the space of a search, alone and as options; chains that are written out stay (C39)."""
+    space = ["O1", {"any": ["basic", {"any": ["enhanced", "ADVANCED"]}]}, [{"type": "onnx"}]]
+    optimize = {"search": {"space": space}}
+    search = parse_recipe(tiny.recipe(Path.cwd(), Path("model"), optimize=optimize, **WHOLE)).optimize.search
+    assert search is not None
+    chains = [[spec.dump().get("precision", spec.type) for spec in chain] for chain in search.chains().values()]
+    assert sorted(chains, key=str) == [["fp32", "runtime_options"], ["fp32"], ["int4"], ["int8"], [None]]
+    of_adapter = parse_recipe(tiny.recipe(Path.cwd(), Path("model"), optimize=optimize | {"search": {"space": ["O1"]}}))
+    assert [spec.type for spec in of_adapter.optimize.search.chains()["search.space.0"]][0] == "merge_adapter"  # type: ignore[union-attr]
+
+
+def test_a_chain_that_is_written_out_is_not_changed() -> None:
+    """Only presets leave passes out: who writes `merge_adapter` where there is no adapter is told (C67)."""
+    chain = [{"type": "merge_adapter"}, {"type": "onnx"}]
+    with pytest.raises(ConfigError, match="pass 'merge_adapter' takes adapter, but the step before it gives model"):
+        parse_recipe(tiny.recipe(Path.cwd(), Path("model"), optimize={"small": chain}, **WHOLE))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("O1", "adapter", ["merge_adapter", "onnx", "runtime_options"]),
+        ("O1", "model", ["onnx", "runtime_options"]),
+        ("O1", "quantized", ["onnx", "runtime_options"]),
+        ("O1", "onnx", ["runtime_options"]),
+        ("O2", "onnx", ["onnx", "runtime_options"]),
+        ("O3", "onnx", ["quantize_gptq", "onnx", "runtime_options"]),
+        ("basic", "onnx", ["merge_adapter", "onnx"]),
+        ("O1", None, ["merge_adapter", "onnx", "runtime_options"]),
+    ],
+)
+def test_what_a_preset_leaves_out(name: str, kind: str | None, expected: list[str]) -> None:
+    """Left out are passes at the beginning that only turn another kind into what they give; one that rounds stays, to
+    be refused rather than forgotten, and so does a chain of which nothing would be left (A8)."""
+    assert [step["type"] for step in preset_chain(name, kind)] == expected
+
+
+def test_unknown_preset_of_a_whole_model() -> None:
+    """A name that no preset has is refused at its place there too, together with the other mistakes (E3)."""
+    optimize = {"small": "enhancd", "large": "basic", "other": [{"type": "onx"}]}
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(tiny.recipe(Path.cwd(), Path("model"), optimize=optimize, **WHOLE))
+    assert [problem.partition(";")[0] for problem in caught.value.problems] == [
+        "optimize.small: unknown preset 'enhancd'",
+        "optimize.other.0.type: unknown pass 'onx'",
+    ]
 
 
 def test_unknown_preset_suggests() -> None:

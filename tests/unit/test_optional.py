@@ -10,7 +10,7 @@ import pytest
 
 from components.core.artifacts import Artifact, Identity
 from components.core.component import StrictConfig
-from components.core.errors import ConfigError, StepSkipped, TrainingError
+from components.core.errors import ConfigError, StepNotBegun, StepSkipped, TrainingError
 from components.core.events import Event, EventBus, StageFailed, StageFinished, StageSkipped
 from components.core.kinds import registry
 from components.core.recipe import Recipe, Spec, parse_recipe
@@ -290,6 +290,18 @@ def test_pass_that_is_switched_off(workspace: Workspace, told: list[Event], base
     chain = [spec("pass", mark="1"), spec("pass", mark="2", enabled=False), spec("pass", mark="3")]
     assert words(OptimizationService(workspace).variant("v", chain, base, 17)) == "base13"
     assert [skip["name"] for skip in skips(told)] == ["v/test_pass"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_step_whose_condition_is_not_met(bus: EventBus, told: list[Event], enabled: bool) -> None:
+    """A step whose condition is not met is not begun, with that reason; being switched off weighs more (C29, C50)."""
+    with (
+        pytest.raises(StepNotBegun) as caught,
+        optional(spec("pass", enabled=enabled), bus, "optimize", "x", "too small"),
+    ):
+        raise AssertionError("not reached")
+    assert str(caught.value) == ("too small" if enabled else "switched off in the recipe (enabled: false)")
+    assert [skip["reason"] for skip in skips(told)] == [str(caught.value)]
 
 
 def test_optional_pass_takes_its_variant_with_it(workspace: Workspace, told: list[Event], base: Artifact) -> None:

@@ -10,13 +10,17 @@ import torch
 
 from components.compression.calibration import batches, padded
 from components.compression.layers import block_linears
+from components.compression.pruning.healing import loose_artifact
 from components.compression.quantization.checkpoint import load_quantized, read_codes, save_quantized
 from components.compression.quantization.gptq import gptq
 from components.compression.quantization.grid import Codes, Grid, half_precision, round_to_nearest
 from components.compression.quantization.sensitivity import allocate, sensitivities
 from components.compression.quantization.tuning import Divergence, Tuning, install, settle
-from components.compression.quantization.weight_only import head_codes, moments_by_block, packable, put_back
+from components.compression.quantization.weight_only import head_codes, inputs_by_block, packable, put_back
 from components.core.errors import ConfigError, ModelLoadError
+from components.core.events import EventBus
+from components.core.kinds import registry
+from components.interfaces import StepContext
 from tests import tiny, tiny_families
 
 ROWS = [torch.arange(3 + start, 3 + start + length) for start, length in ((0, 40), (50, 33), (90, 21), (120, 48))]
@@ -68,20 +72,21 @@ def test_gptq_of_inputs_that_never_occur() -> None:
 
 
 def test_moments_are_those_of_the_inputs() -> None:
-    """The second moments are those of what goes into a layer, without padding; layers that read the same share them."""
+    """The moments are those of what goes into a layer, without padding; layers that read the same share them."""
     network = tiny.network()
     layers = block_linears(network)
     found: dict[str, Any] = {}
-    for moments in moments_by_block(network, layers, batches(ROWS, 128), torch.float32, lambda *_: None):
-        found |= moments
+    for seen in inputs_by_block(network, layers, batches(ROWS, 128), torch.float32, lambda *_: None):
+        found |= seen
     name = "model.layers.1.mlp.down_proj"
-    seen: list[Any] = []
-    handle = layers[name].register_forward_pre_hook(lambda _, args: seen.append(args[0][0].detach()))
+    heard: list[Any] = []
+    handle = layers[name].register_forward_pre_hook(lambda _, args: heard.append(args[0][0].detach()))
     for row in ROWS:
         network(input_ids=row[None])
     handle.remove()
-    inputs = torch.cat(seen)
-    assert torch.allclose(found[name], inputs.T @ inputs, rtol=1e-3, atol=1e-3)
+    inputs = torch.cat(heard)
+    assert torch.allclose(found[name].moments, inputs.T @ inputs, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(found[name].sizes, inputs.abs().sum(0), rtol=1e-3, atol=1e-3)
     assert found["model.layers.0.self_attn.q_proj"] is found["model.layers.0.self_attn.v_proj"]
 
 
@@ -104,7 +109,7 @@ def test_directory_round_trip(tmp_path: Path, tied: bool) -> None:
         name: half_precision(round_to_nearest(layer.weight.detach(), grids["down" in name]))
         for name, layer in layers.items()
     }
-    codes |= {name: found for name, found in head_codes(network, Grid(8, 64)).items() if "embed" not in name}
+    codes |= head_codes(network, Grid(8, 64))
     put_back(network, codes)
     facts = save_quantized(source, network, codes, tmp_path / "out")
     again = load_quantized(tmp_path / "out")
@@ -222,3 +227,22 @@ def test_the_pass_keeps_to_its_size(tmp_path: Path, lab: Any) -> None:
     assert facts["layers_in_8_bits"]
     assert facts["expected_kl"] > 0
     assert facts["rounded"]["mean_kl"] > 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_head_reaches_the_graph(tmp_path: Path, tied: bool) -> None:
+    """A packed model becomes a graph of the same logits, embedding tied or not (E24, E28)."""
+    network = tiny.network(tie_word_embeddings=tied)
+    source, packed, graph = (tmp_path / name for name in ("source", "packed", "graph"))
+    network.save_pretrained(source, safe_serialization=True)
+    tiny.tokenizer().save_pretrained(source)
+    codes = {
+        name: half_precision(round_to_nearest(x.weight, Grid())) for name, x in packable(network, [Grid()]).items()
+    }
+    codes |= head_codes(network, Grid(8, 64))
+    put_back(network, codes)
+    facts = save_quantized(source, network, codes, packed)
+    graph.mkdir()
+    artifact = loose_artifact(packed, facts).model_copy(update={"kind": "quantized"})
+    told = registry.create("pass", "onnx", exporter="builder").apply(artifact, {}, graph, StepContext(17, EventBus()))
+    assert told["parity"]["prefill"] < 1e-3

@@ -87,7 +87,7 @@ def test_every_component_is_in_it(schema: Plain, kind: str) -> None:
     assert set(found) == set(registry.names(kind))
     for name, entry in found.items():
         cls = registry.get(kind, name)
-        switches = SWITCHES if kind in OPTIONAL else ()
+        switches = (*SWITCHES, *(["when"] if kind == "pass" else [])) if kind in OPTIONAL else ()
         assert set(entry["properties"]) == {"type", *switches, *cls.Config.model_fields}
         assert entry["properties"]["type"]["description"] == cls.summary()
         assert entry["additionalProperties"] is False

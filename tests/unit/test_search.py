@@ -13,7 +13,7 @@ from components.core.artifacts import Artifact
 from components.core.errors import MissingExtraError, PostmillError
 from components.core.events import StageSkipped, TrialFinished
 from components.core.recipe import parse_recipe
-from components.core.search import Search
+from components.core.search import Search, Variants, parsed_chain
 from components.interfaces import Subject
 from components.services import search as service_module
 from components.services._trials import Trial, front, winners
@@ -171,7 +171,7 @@ def test_what_fails_is_a_failed_trial(made: Any, lab: Lab) -> None:
     broken = [MERGE, {"type": "kv_cache", "cache": "offloaded"}]
     trials = ran(made, lab, PLAIN, broken, [MERGE])
     assert [each.state for each in trials] == ["failed", "finished"]
-    assert "no GPU whose memory" in trials[0].reason
+    assert "there is no GPU here" in trials[0].reason
     with pytest.raises(PostmillError, match="every trial of the search failed; the first one: ModelLoadError"):
         service.report(PLAIN, trials[:1], lab.trained)
 
@@ -258,17 +258,17 @@ def test_tables(report: Any) -> None:
     assert "outside the budget: bytes" in text
 
 
-def test_missing_extra(made: Any, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without optuna or plotly the search is refused before any work, with the extra that brings them."""
-    made[0].require(PLAIN, lab.base)
-    made[0].require(None, lab.base)
-
-    def gone(module: str, extra: str) -> Any:
-        raise MissingExtraError(f"'{module}' of '{extra}'")
-
-    monkeypatch.setattr(service_module, "require", gone)
-    with pytest.raises(MissingExtraError, match="'optuna' of 'search'"):
-        made[0].require(PLAIN, lab.base)
+def test_missing_extra(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without optuna or plotly the search is refused before any work, with the extra that brings them; a recipe without
+    a search needs neither."""
+    passes, variants = OptimizationService(lab.workspace), Variants({"merged": parsed_chain([MERGE])})
+    variants.search = PLAIN
+    passes.require(variants, lab.base)
+    monkeypatch.setattr("components.core.chains.find_spec", lambda module: None)
+    with pytest.raises(MissingExtraError, match=r"'optuna', which .*'plotly', which .*'postmill\[search\]'"):
+        passes.require(variants, lab.base)
+    variants.search = None
+    passes.require(variants, lab.base)
 
 
 def test_names_in_the_json(report: Any) -> None:

@@ -1,4 +1,9 @@
-"""What the two int8 passes on graphs share: taking the graph over, refusing what is quantized, the distance."""
+"""What the two int8 passes on graphs share: a float graph to round, how it is rounded, and the distance after that.
+
+with rounding(source, out, config.embedding) as graph:
+    quantize_dynamic(graph, out / FILE, **options(source, config))
+facts = finish(source, out, seed, config.max_kl)
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,12 @@ import fnmatch
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from onnxruntime.quantization import CalibrationDataReader
+from onnxruntime.quantization import CalibrationDataReader, QuantType
 
 from components.compression.onnx.embedding import quantize_embedding
 from components.compression.onnx.genai_config import NAME
@@ -25,8 +30,20 @@ from components.core.safeload import check_model_directory, load_tokenizer
 STEPS = 8
 BLOCK = 64
 """Numbers of the embedding that share a scale."""
-OPTIONS: Mapping[str, Any] = {"MatMulConstBOnly": True, "WeightSymmetric": True, "ActivationSymmetric": False}
-"""Settings of ONNX Runtime's quantizers that both passes use: products of two activations stay in float."""
+
+
+def options(source: Path, config: Any) -> dict[str, Any]:
+    """Arguments of ONNX Runtime's quantizers; `config` says what both passes ask for."""
+    return {
+        "op_types_to_quantize": ["MatMul"],
+        "per_channel": config.per_channel,
+        "reduce_range": config.reduce_range,
+        "weight_type": QuantType.QInt8,
+        "nodes_to_exclude": kept_float(source, config.head, config.keep_float),
+        "use_external_data_format": True,
+        # products of two activations stay in float
+        "extra_options": {"MatMulConstBOnly": True, "WeightSymmetric": True, "ActivationSymmetric": False},
+    }
 
 
 def require_float(folder: Path) -> None:
@@ -76,8 +93,9 @@ def kept_float(folder: Path, head: str, patterns: Sequence[str]) -> list[str]:
 def rounding(source: Path, out: Path, embedding: str) -> Iterator[Path]:
     """A float graph that may be changed, in a folder that is gone after the block; what ONNX Runtime says is kept
     from the terminal. Its embedding is a table of its own, rounded if `embedding` is "int8": a table that the head
-    rounds too would be turned back into floats at every step."""
+    rounds too would be turned back into floats at every step. What stays as it is is in `out` already."""
     require_float(source)
+    take_over(source, out)
     # beside the result, not in the system's folder for temporary files: the graph is as large as the model
     with tempfile.TemporaryDirectory(prefix="float-", dir=out) as scratch, quiet():
         graph = Path(scratch) / FILE

@@ -20,13 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from components.compression.closeness import TEXTS
 from components.core.errors import ArtifactError
 
-TEXTS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "Triage as JSON: category, priority.",
-    "Où est passée ma commande n° 58213 ?",
-)
+PROBES = 3
+"""Of the texts: each is decoded token by token, on both sides."""
 RANDOM_TOKENS = 24
 
 
@@ -87,7 +85,7 @@ class Parity:
 def probe_rows(tokenizer: Any, vocabulary: int, seed: int) -> list[list[int]]:
     """Token rows to compare on: three texts, and random tokens, which no text would bring together."""
     special = set(tokenizer.all_special_ids)
-    rows = [[token for token in tokenizer(text)["input_ids"] if token not in special] for text in TEXTS]
+    rows = [[token for token in tokenizer(text)["input_ids"] if token not in special] for text in TEXTS[:PROBES]]
     plain = [token for token in range(min(vocabulary, len(tokenizer))) if token not in special]
     return [*rows, random.Random(seed).choices(plain, k=RANDOM_TOKENS)]
 
@@ -237,10 +235,9 @@ def _distance(probe: int, phase: str, expected: Any, found: Any) -> Distance:
 
 
 def _kl(expected: Any, found: Any) -> float:
-    p, q = _log_softmax(expected), _log_softmax(found)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
+    import torch
 
+    from components.compression.distance import divergence
 
-def _log_softmax(logits: Any) -> Any:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    p, q = (torch.from_numpy(logits).log_softmax(-1) for logits in (expected, found))
+    return float(divergence(p, q).mean())

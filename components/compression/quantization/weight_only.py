@@ -8,21 +8,25 @@ codes |= head_codes(network, Grid(8, 64))
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 
 from components.compression.blocks import BlockWalk
-from components.compression.layers import block_linears, decoder_layers, embedding_name, head_name, is_tied
+from components.compression.layers import block_linears, decoder_layers, head_name
 from components.compression.quantization.grid import Codes, Grid, half_precision, round_to_nearest
 from components.core.errors import ModelLoadError
 
 
 def packable(network: Any, grids: Sequence[Grid]) -> dict[str, Any]:
     """The linear layers of the blocks by name. A ConfigError where a grid does not fit one; a ModelLoadError where the
-    blocks hold matrices that are no linear layers (fused experts)."""
+    blocks hold matrices that are no linear layers (fused experts, GPT-2's transposed ones)."""
     layers = block_linears(network)
+    if not layers:
+        raise ModelLoadError(
+            f"the blocks of a {network.config.model_type} model hold no linear layers to pack; "
+            "take {type: onnx, precision: int4}, whose exporter rounds what they hold"
+        )
     inside = {id(layer.weight) for layer in layers.values()}
     blocks = decoder_layers(network)
     fused = [name for name, p in blocks.named_parameters() if p.dim() > 2 and id(p) not in inside]
@@ -38,14 +42,11 @@ def packable(network: Any, grids: Sequence[Grid]) -> dict[str, Any]:
 
 
 def head_codes(network: Any, grid: Grid) -> dict[str, Codes]:
-    """Codes of the output matrix and, where it is another, of the embedding."""
-    names = [head_name(network)] if is_tied(network) else [head_name(network), embedding_name(network)]
-    found = {}
-    for name in names:
-        weight = network.get_submodule(name).weight.detach()
-        grid.check(weight.shape[1], name)
-        found[name] = half_precision(round_to_nearest(weight, grid, torch.ones(weight.shape[1])))
-    return found
+    """Codes of the output matrix, by its name. An embedding of its own stays in float: exporters read no packed one."""
+    name = head_name(network)
+    weight = network.get_submodule(name).weight.detach()
+    grid.check(weight.shape[1], name)
+    return {name: half_precision(round_to_nearest(weight, grid, torch.ones(weight.shape[1])))}
 
 
 def put_back(network: Any, codes: Mapping[str, Codes]) -> None:
@@ -55,38 +56,38 @@ def put_back(network: Any, codes: Mapping[str, Codes]) -> None:
             network.get_submodule(name).weight.copy_(found.dequantize())
 
 
-Moments = Mapping[str, Any]
-"""By name of a layer, the second moments X'X (inputs, inputs) of what goes into it."""
+class Inputs:
+    """What calibration rows put into a layer: the second moments X'X (inputs, inputs), the sum of |x| (inputs,)."""
+
+    def __init__(self, inputs: int) -> None:
+        self.moments, self.sizes = torch.zeros(inputs, inputs), torch.zeros(inputs)
+
+    def add(self, inputs: Any) -> None:
+        """Of further tokens (tokens, inputs)."""
+        inputs = inputs.float()
+        self.moments.addmm_(inputs.T, inputs)
+        self.sizes += inputs.abs().sum(0)
 
 
-def moments_by_block(
+def inputs_by_block(
     network: Any,
     layers: Mapping[str, Any],
     batches: Sequence[Sequence[Any]],
     dtype: Any,
     progress: Callable[[int, int], None],
-) -> Iterator[Moments]:
-    """Of the layers of one block after the other; layers that read the same share one matrix."""
+) -> Iterator[dict[str, Inputs]]:
+    """By name, of the layers of one block after the other; layers that read the same share one object."""
     walk, names = BlockWalk(network, batches, dtype), {id(layer): name for name, layer in layers.items()}
     for done, block in enumerate(walk, 1):
         here = {names[id(module)]: module for module in block.modules() if id(module) in names}
-        sums: dict[str, Any] = {}
+        found: dict[str, Inputs] = {}
+
+        def tell(name: str, inputs: Any, found: dict[str, Inputs] = found) -> None:
+            if name not in found:
+                found[name] = Inputs(inputs.shape[1])
+            found[name].add(inputs)
+
         # the walk goes on with what comes out of the block as it is: the caller may change it afterwards
-        walk.hidden = walk.watch(here, walk.hidden, partial(_add, sums))
-        yield _for_all(here, sums)
+        walk.hidden = walk.watch(here, walk.hidden, tell)
+        yield {name: found[walk.same[name]] for name in here}
         progress(done, len(walk.blocks))
-
-
-def _add(sums: dict[str, Any], name: str, inputs: Any) -> None:
-    inputs = inputs.float()
-    if name not in sums:
-        sums[name] = torch.zeros(inputs.shape[1], inputs.shape[1])
-    sums[name].addmm_(inputs.T, inputs)
-
-
-def _for_all(layers: Mapping[str, Any], sums: Mapping[str, Any]) -> Moments:
-    """Layers that read what another one read before them come right after it, and have its matrix."""
-    found: dict[str, Any] = {}
-    for name in layers:
-        found[name] = sums[name] if name in sums else found[next(reversed(found))]
-    return found
