@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from components.core.errors import LoadFault, ModelLoadError, PostmillError, UnsafeModelError
@@ -18,6 +19,9 @@ WEIGHTS = (".safetensors", ".onnx", ".gguf")
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack", ".npy", ".npz")
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "_attn_implementation_internal")
 MAX_CONFIG_BYTES = 1_000_000
+BUILDING = RLock()
+"""Held while transformers builds a network: it replaces methods of its classes meanwhile (`tie_weights`, for one), and
+two threads that do so at once leave them replaced, so that no tied model can be loaded any more."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 HEADS = ("score.", "classifier.", "classification_head.")
 """How the weights of a scoring layer begin."""
@@ -160,7 +164,7 @@ def load_causal_lm(path: Path, dtype: str = "float32", quantization: Any = None)
     from transformers import AutoModelForCausalLM
 
     what = f"cannot load the model in '{path}'"
-    with explained(what, path):
+    with explained(what, path), BUILDING:
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
@@ -193,7 +197,7 @@ def load_gguf(path: Path) -> Any:
 
     file = gguf_file(path)
     what = f"cannot read the model in '{file}'"
-    with explained(what, path):
+    with explained(what, path), BUILDING:
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             gguf_file=file.name,
@@ -223,7 +227,7 @@ def load_reward_model(path: Path, dtype: str = "float32", new_head: bool = False
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    with explained(f"cannot load the reward model in '{path}'", path):
+    with explained(f"cannot load the reward model in '{path}'", path), BUILDING:
         model, found = AutoModelForSequenceClassification.from_pretrained(
             path,
             num_labels=1,

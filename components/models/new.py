@@ -23,6 +23,7 @@ from components.core.artifacts import hash_file
 from components.core.component import StrictConfig
 from components.core.errors import ConfigError, ModelLoadError, did_you_mean
 from components.core.kinds import register
+from components.core.safeload import BUILDING
 from components.interfaces import ModelSource
 from components.models._tokenizer import GIVEN, NewTokenizer, TokenIds, given_tokenizer, ids_of, text_files, train
 
@@ -103,7 +104,8 @@ class NewModel(ModelSource):
 
         plain = configuration(self.config.family, self.config.sizes, ids)
         try:
-            return AutoModelForCausalLM.from_config(plain, dtype=torch.float32)
+            with BUILDING:
+                return AutoModelForCausalLM.from_config(plain, dtype=torch.float32)
         except (AttributeError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelLoadError(f"no {self.config.family} can be built of these sizes: {error}") from error
 

@@ -17,6 +17,7 @@ from components.core.artifacts import hash_file
 from components.core.component import StrictConfig
 from components.core.errors import MissingExtraError, ModelLoadError, require
 from components.core.kinds import register
+from components.core.safeload import BUILDING
 from components.interfaces import ModelSource
 
 
@@ -55,7 +56,8 @@ class PackagedGguf(ModelSource):
 
         where = {"gguf_file": self.file.name, "local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(self.file.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(self.file.parent, dtype=torch.float32, **where)
+        with BUILDING:
+            model = AutoModelForCausalLM.from_pretrained(self.file.parent, dtype=torch.float32, **where)
         # the weights are plain floats by now; these two would make save_pretrained write a GGUF quantisation config
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +370,16 @@ def test_pickles_only(model: Path, canary: Path, suffix: str) -> None:
     with pytest.raises(UnsafeModelError, match="pickles only.*save it with save_pretrained"):
         load_causal_lm(model)
     assert not canary.exists()
+
+
+def test_threads_load_in_turns(tmp_path: Path) -> None:
+    """Threads that load models with tied tables at once leave nothing behind: later loads find every weight."""
+    from transformers import PreTrainedModel
+
+    network, before = tiny.network(tie_word_embeddings=True), PreTrainedModel.tie_weights
+    network.save_pretrained(tmp_path, safe_serialization=True)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load_causal_lm, [tmp_path] * 24))
+    assert PreTrainedModel.tie_weights is before
+    again = load_causal_lm(tmp_path)
+    assert again.lm_head.weight is again.model.embed_tokens.weight

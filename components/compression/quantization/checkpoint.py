@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from components.compression.quantization.grid import Codes, Grid
 from components.core.artifacts import write_json
 from components.core.errors import ModelLoadError
-from components.core.safeload import check_model_directory, explained
+from components.core.safeload import BUILDING, check_model_directory, explained
 
 WEIGHTS = "model.safetensors"
 PARTS = ("qweight", "scales", "qzeros")
@@ -146,7 +146,8 @@ def network_of(path: Path, tensors: dict[str, Any]) -> Any:
 
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     del config.quantization_config
-    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with BUILDING:
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if config.tie_word_embeddings:
         for head, embedding in (getattr(network, "_tied_weights_keys", None) or {}).items():
             tensors[head] = tensors[embedding] = tensors.get(head, tensors.get(embedding))
