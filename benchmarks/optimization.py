@@ -23,12 +23,10 @@ task     the quickstart's model in plain and in calibrated int4: score
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +44,10 @@ from benchmarks._optimization_bench import (
     times_as_fast,
 )
 from benchmarks._optimization_task import Task
+from benchmarks._parts import Measured, run_parts
 from benchmarks._training_bench import Bench, prepare, tidy
-from benchmarks.report import RESULTS, Figure, publish
-from components.core.provenance import git_state
+from benchmarks.report import Figure
 
-Measured = tuple[dict[str, Figure], dict[str, object]]
 CHAINS: dict[str, Chain] = {
     "fp32": [{"type": "onnx", "precision": "fp32"}],
     "round to nearest int4": [{"type": "onnx", "precision": "int4", "method": "rtn"}],
@@ -238,35 +235,6 @@ PARTS: dict[str, Callable[[Work], Measured]] = {
 }
 
 
-# ---------------------------------------------------------------- results
-
-
-def earlier(name: str) -> tuple[dict[str, dict[str, Figure]], dict[str, Any]]:
-    """Figures by part and notes by part, as an earlier run left them."""
-    try:
-        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}, {}
-    notes = found["notes"]
-    figures = {key: Figure(**{k: v for k, v in f.items() if k != "holds"}) for key, f in found["figures"].items()}
-    return {part: {key: figures[key] for key in note["figures"]} for part, note in notes.items()}, notes
-
-
-def done(part: str, work: Work, figures: dict[str, dict[str, Figure]], notes: dict[str, Any]) -> bool:
-    """Run a part and put its results among the others'; False if it failed, which does not stop the rest."""
-    started, state = time.perf_counter(), git_state(Path.cwd())
-    try:
-        figures[part], about = PARTS[part](work)
-    except Exception:  # whatever it is: what other parts measured would be lost with it
-        traceback.print_exc()
-        return False
-    spent, date = round(time.perf_counter() - started), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    text = "rows of a file" if work.options.rows else "what the base model says"
-    whence = {"date": date, **state, "seconds": spent, "cores": work.bench.cores, "text": text}
-    notes[part] = {"figures": list(figures[part]), **whence, **about}
-    return True
-
-
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows, one round; results/optimization-quick.json")
@@ -284,21 +252,18 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     name = "optimization-quick" if options.quick else "optimization"
-    figures, notes = earlier(name)
     folder = Path(tempfile.mkdtemp(prefix="postmill-bench-optimization-"))
     try:
         work = Work(prepare(folder), options)
-        failed = [part for part in options.only if not done(part, work, figures, notes)]
+        parts = {part: partial(measure, work) for part, measure in PARTS.items()}
+        text = "rows of a file" if options.rows else "what the base model says"
+        status = run_parts(name, parts, options.only, {"cores": work.bench.cores, "text": text})
     finally:
         if options.keep:
             print(f"kept: {folder}")
         else:
             tidy(folder)
-    ordered = {key: figure for part in PARTS if part in figures for key, figure in figures[part].items()}
-    holds = publish(name, ordered, notes)
-    if failed:
-        print(f"failed, and left as they were: {', '.join(failed)}")
-    sys.exit(0 if holds and not failed else 1)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,12 @@ def publish(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> 
         mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: ""}[figure.holds]
         table.add_row(key, f"{figure.value:,.4g}", figure.unit, figure.target, mark, figure.beside)
     Console(width=110).print(table)
+    write(name, figures, notes)
+    return all(figure.holds is not False for figure in figures.values())
+
+
+def write(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> None:
+    """The file to commit."""
     result = {
         "benchmark": name,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -55,4 +61,3 @@ def publish(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> 
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
-    return all(figure.holds is not False for figure in figures.values())

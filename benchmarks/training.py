@@ -17,22 +17,20 @@ kills     SIGKILL, and the same command again: the same weights?
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import _data_llamafactory_setup as llamafactory
-from benchmarks._training_bench import BATCH, LORA, Bench, Failed, first_lines, prepare, tidy
+from benchmarks._parts import Measured, run_parts
+from benchmarks._training_bench import BATCH, LORA, Bench, first_lines, prepare, tidy
 from benchmarks._training_kills import measure_kills
 from benchmarks._training_speed import TRIAGE, measure_dpo, measure_sft
-from benchmarks.report import RESULTS, Figure, publish
-from components.core.provenance import git_state
-
-Measured = tuple[dict[str, Figure], dict[str, object]]
+from benchmarks.report import Figure
 
 
 def sft(bench: Bench, options: argparse.Namespace) -> Measured:
@@ -94,37 +92,6 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], Measured]] = {
 }
 
 
-# ---------------------------------------------------------------- results
-
-
-def earlier(name: str) -> tuple[dict[str, dict[str, Figure]], dict[str, Any]]:
-    """Figures by part and notes by part, as an earlier run left them."""
-    try:
-        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}, {}
-    notes = found["notes"]
-    figures = {key: Figure(**{k: v for k, v in f.items() if k != "holds"}) for key, f in found["figures"].items()}
-    parts = {part: {key: figures[key] for key in note["figures"]} for part, note in notes.items()}
-    return parts, notes
-
-
-def done(
-    part: str, bench: Bench, options: argparse.Namespace, figures: dict[str, dict[str, Figure]], notes: dict[str, Any]
-) -> bool:
-    """Run a part and put its results among the others'; False if it failed, which does not stop the rest."""
-    started, state = time.perf_counter(), git_state(Path.cwd())
-    try:
-        figures[part], about = PARTS[part](bench, options)
-    except Failed as error:
-        print(f"{part}: {error}", file=sys.stderr)
-        return False
-    spent, date = round(time.perf_counter() - started), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    whence = {"date": date, **state, "seconds": spent, "cores": bench.cores, "batch": BATCH}
-    notes[part] = {"figures": list(figures[part]), **whence, **about}
-    return True
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps, one round; results/training-quick.json")
@@ -135,21 +102,17 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the files")
     options = parser.parse_args()
     name = "training-quick" if options.quick else "training"
-    figures, notes = earlier(name)
     folder = Path(tempfile.mkdtemp(prefix="postmill-bench-training-"))
     try:
         bench = prepare(folder)
-        failed = [part for part in options.only if not done(part, bench, options, figures, notes)]
+        parts = {part: partial(measure, bench, options) for part, measure in PARTS.items()}
+        status = run_parts(name, parts, options.only, {"cores": bench.cores, "batch": BATCH})
     finally:
         if options.keep:
             print(f"kept: {folder}")
         else:
             tidy(folder)
-    ordered = {key: figure for part in PARTS if part in figures for key, figure in figures[part].items()}
-    holds = publish(name, ordered, notes)
-    if failed:
-        print(f"failed, and left as they were: {', '.join(failed)}")
-    sys.exit(0 if holds and not failed else 1)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
