@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 Tokens = Callable[[list[int], int], Iterator[int]]
@@ -44,6 +45,7 @@ def lookup(model: str, threads: int, options: dict[str, Any]) -> Tokens:
     import onnxruntime_genai as og
 
     network, search = _network(model, threads, options)
+    ends = json.loads((Path(model) / "genai_config.json").read_text(encoding="utf-8"))["model"]["eos_token_id"]
 
     def tokens(ids: list[int], count: int) -> Iterator[int]:
         params = og.GeneratorParams(network)
@@ -53,7 +55,9 @@ def lookup(model: str, threads: int, options: dict[str, Any]) -> Tokens:
         while len(known) - len(ids) < count:
             guessed = _guessed(known)
             generator.append_tokens(np.array(unread + guessed, dtype=np.int32))
-            best = np.asarray(generator.get_output("logits"))[0, len(unread) - 1 :].argmax(-1).tolist()
+            scores = np.array(generator.get_output("logits"))[0, len(unread) - 1 :]
+            scores[:, ends] = -np.inf  # as `min_length` does on the other side
+            best = scores.argmax(-1).tolist()
             right = next((n for n, (a, b) in enumerate(zip(guessed, best, strict=False)) if a != b), len(guessed))
             if right < len(guessed):
                 generator.rewind_to(len(known) + right)
