@@ -53,7 +53,7 @@ def lookup(model: str, threads: int, options: dict[str, Any]) -> Tokens:
         generator = og.Generator(network, params)
         known, unread = list(ids), list(ids)
         while len(known) - len(ids) < count:
-            guessed = _guessed(known)
+            guessed = _guessed(known) if len(unread) == 1 else []  # the clock starts at the first token
             generator.append_tokens(np.array(unread + guessed, dtype=np.int32))
             scores = np.array(generator.get_output("logits"))[0, len(unread) - 1 :]
             scores[:, ends] = -np.inf  # as `min_length` does on the other side

@@ -193,16 +193,16 @@ def pruning(work: Work) -> Measured:
 
 def task(work: Work) -> Measured:
     """A trained model in calibrated and in plain int4: what it keeps of its gain, judged as in the quickstart."""
-    task = Task(work.bench, "calibrated.yaml")
+    made = Task(work.bench, "calibrated.yaml")
     figures = {
         f"trained, {label}: gain kept": Figure(
-            task.kept(name), "share", target, f"exact match {task.score(name):.3f} of {task.score('trained'):.3f}"
+            made.kept(name), "share", target, f"exact match {made.score(name):.3f} of {made.score('trained'):.3f}"
         )
         for name, label, target in (("int4", "plain int4", ""), ("calibrated", "calibrated int4", ">= 0.97"))
     }
     for name, label in (("int4", "plain int4"), ("calibrated", "calibrated int4")):
-        figures[f"trained, {label}: mean KL"] = Figure(task.figures[name]["mean_kl"], "nats", "")
-    return figures, {"recipe": "configs/calibrated.yaml", **task.facts()}
+        figures[f"trained, {label}: mean KL"] = Figure(made.figures[name]["mean_kl"], "nats", "")
+    return figures, {"recipe": "configs/calibrated.yaml", **made.facts()}
 
 
 def olive(work: Work) -> Measured:

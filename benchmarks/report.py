@@ -35,8 +35,10 @@ class Figure:
         return self.value <= float(limit) if sign == "<=" else self.value >= float(limit)
 
 
-def publish(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> bool:
-    """Print the table and write the file; True if every target is met."""
+def publish(
+    name: str, figures: dict[str, Figure], notes: dict[str, object], state: dict[str, object] | None = None
+) -> bool:
+    """Print the table and write the file; True if every target is met. `state`: of the code, else as it is."""
     table = Table(title=f"bench-{name}", title_justify="left")
     for column in ("figure", "value", "unit", "target", "", "beside"):
         table.add_column(column, justify="right" if column == "value" else "left")
@@ -44,17 +46,17 @@ def publish(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> 
         mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: ""}[figure.holds]
         table.add_row(key, f"{figure.value:,.4g}", figure.unit, figure.target, mark, figure.beside)
     Console(width=110).print(table)
-    write(name, figures, notes)
+    write(name, figures, notes, state or git_state(Path.cwd()))
     return all(figure.holds is not False for figure in figures.values())
 
 
-def write(name: str, figures: dict[str, Figure], notes: dict[str, object]) -> None:
-    """The file to commit."""
+def write(name: str, figures: dict[str, Figure], notes: dict[str, object], state: dict[str, object]) -> None:
+    """Write the file that is committed."""
     result = {
         "benchmark": name,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": asdict(machine()),
-        **git_state(Path.cwd()),
+        **state,
         "figures": {key: {**asdict(figure), "holds": figure.holds} for key, figure in figures.items()},
         "notes": notes,
     }

@@ -86,4 +86,5 @@ def distance(reference: Any, network: Any, rows: Sequence[ScoredRow]) -> dict[st
 def largest_difference(first: Callable[[Any], Any], second: Callable[[Any], Any], rows: Sequence[ScoredRow]) -> float:
     """Largest absolute difference between the logits of two networks, at any position of the rows."""
     with torch.inference_mode():
-        return max(float((first(row.ids).logits - second(row.ids).logits).abs().max()) for row in rows)
+        worst = [(first(row.ids).logits - second(row.ids).logits).abs().max() for row in rows]
+    return float(torch.stack(worst).max())  # NaN if one is

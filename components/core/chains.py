@@ -27,7 +27,9 @@ def chain_problems(
     """
     ways, steps = {effects}, [(position, spec) for position, spec in enumerate(chain) if spec.enabled]
     for number, (position, spec) in enumerate(steps):
-        known = (*ALWAYS_KNOWN, *figures) if number == 0 else None  # what a pass will record is not known before
+        known = (
+            dict.fromkeys((*ALWAYS_KNOWN, *figures)) if number == 0 else None
+        )  # what a pass will record is not known before
         reason = _unfit(spec, kind, ways) or _unconditional(spec, kind, known)
         if reason:
             yield position, f"pass '{spec.type}' {reason}"
@@ -40,7 +42,7 @@ def _unfit(spec: Spec, kind: str, ways: set[Effects]) -> str | None:
     found = [spec.component.refusal(spec.config, kind, way) for way in sorted(ways, key=sorted)]
     reason: str | None = next(filter(None, found), None)
     if reason and not all(found):
-        return f"{reason} (it may come to that: a pass before it runs only under a condition, 'when')"
+        return f"{reason} (it may come to that: a pass before it runs under a condition; drop its 'when', or this pass)"
     return reason
 
 

@@ -102,7 +102,7 @@ class PackedExport(Pass):
         from components.compression.closeness import worst_difference
 
         worst = worst_difference(expected, found)
-        if worst > self.config.max_logit_difference:
+        if not worst <= self.config.max_logit_difference:  # NaN is never close
             raise ArtifactError(
                 f"the {self.method} layout gives logits that differ by {worst:.4g} from those of the codes it was made "
                 f"of (at most {self.config.max_logit_difference:g} allowed): it was packed wrongly"

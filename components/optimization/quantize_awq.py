@@ -43,7 +43,7 @@ class QuantizeAwq(WeightOnly):
         (grid,) = self.grids()
         codes, facts = awq(network, layers, rows, grid, half_type(), progress(context, "awq"))
         worst = worst_difference(before, logits_of(network, probes))
-        if worst > TOLERANCE:
+        if not worst <= TOLERANCE:  # NaN is never close
             raise ArtifactError(
                 f"folding scales changed a logit by {worst:.4g} before anything was rounded (at most {TOLERANCE:g} "
                 "allowed): blocks of this model share what they make; take quantize_gptq, which folds nothing"

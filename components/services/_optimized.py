@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from components.core.artifacts import MANIFEST, Artifact, Store
+from components.core.artifacts import MANIFEST, Artifact
 from components.core.kinds import registry
 from components.core.machine import human_bytes
 from components.core.recipe import Spec
@@ -70,14 +71,9 @@ def _given_by(steps: Sequence[Step], kind: str) -> str:
     return on[-1].component.produces if on else kind
 
 
-def traced(store: Store, before: Artifact, after: Artifact) -> OptimizationResult:
-    """Every pass that ran in between, read back from the artifacts."""
-    artifact, steps = after, list[StepResult]()
-    while (artifact.stage, artifact.key) != (before.stage, before.key):
-        source = store.get(artifact.parents["source"])
-        steps.insert(0, _step(source, artifact))
-        artifact = source
-    return OptimizationResult(before, after, tuple(steps))
+def result(made: Sequence[Artifact]) -> OptimizationResult:
+    """Of the model and what one pass after the other made of it."""
+    return OptimizationResult(made[0], made[-1], tuple(_step(*pair) for pair in pairwise(made)))
 
 
 def _step(source: Artifact, artifact: Artifact) -> StepResult:

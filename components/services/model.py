@@ -32,7 +32,7 @@ from components.core.machine import machine
 from components.core.recipe import Spec
 from components.core.safeload import check_model_directory, explained, load_adapter, load_causal_lm
 from components.interfaces import ModelSource
-from components.services._optimized import OptimizationResult, Step, expanded, traced
+from components.services._optimized import OptimizationResult, Step, expanded, result
 from components.services.workspace import Workspace
 from components.training.adapters import Lora, quantization_config
 
@@ -168,8 +168,7 @@ class ModelService:
         chain = expanded(names, source.kind)
         if not chain:
             raise ConfigError(f"name at least one pass; known: {', '.join(registry.names('pass'))}")
-        after = OptimizationService(self.workspace).named(chain, source, seed, dataset)
-        return traced(self.workspace.store, source, after)
+        return result(OptimizationService(self.workspace).each_of(chain, source, seed, dataset))
 
     # ------------------------------------------------------------ save
 

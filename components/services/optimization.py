@@ -54,7 +54,7 @@ class OptimizationService:
         missing = list(variants.missing_packages())
         if missing:
             raise MissingExtraError("; ".join(missing))
-        parameters, there = parameters_of(base), free_memory()
+        parameters, there = self._parameters(base), free_memory()
         for name, chain in variants.all_chains().items():
             for spec in filter(lambda each: each.enabled, chain):
                 limits = spec.when.below if spec.when else {}  # what is above them it never meets
@@ -73,14 +73,21 @@ class OptimizationService:
 
         `dataset`: validated rows, for passes that calibrate or heal.
         """
-        figures = figures_of(source)
+        return self._each(name, chain, source, seed, dataset)[-1]
+
+    def _each(
+        self, name: str, chain: Sequence[Spec], source: Artifact, seed: int, dataset: Artifact | None
+    ) -> list[Artifact]:
+        """The source, and what every pass that ran made of it."""
+        made, figures, over = [source], figures_of(source), list[str]()
         for spec in chain:
             label = f"{name}/{spec.type}"
-            unmet = self._unmet(label, spec, source, figures)
+            unmet = self._unmet(label, spec, made[-1], figures, over)
+            over += [spec.type] if unmet else []
             with suppress(StepNotBegun), optional(spec, self.workspace.bus, STAGE, label, unmet):
-                source = self._apply(name, spec, source, seed, dataset)
-                figures |= figures_of(source)
-        return source
+                made.append(self._apply(name, spec, made[-1], seed, dataset))
+                figures |= figures_of(made[-1])
+        return made
 
     def named(
         self,
@@ -90,6 +97,12 @@ class OptimizationService:
         dataset: Artifact | None = None,
     ) -> Artifact:
         """The artifact after these passes, by name or as in a recipe; one that is unknown, unfit or fails raises."""
+        return self.each_of(steps, source, seed, dataset)[-1]
+
+    def each_of(
+        self, steps: Sequence[Step], source: Artifact, seed: int = 17, dataset: Artifact | None = None
+    ) -> list[Artifact]:
+        """As `named`: the source, and what every pass that ran made of it, in order."""
         chain = specs(steps)
         name = "+".join(spec.type for spec in chain)
         found = chain_problems(chain, source.kind, effects_on(source), figures_of(source))
@@ -102,7 +115,7 @@ class OptimizationService:
         if problems:
             raise ConfigError(problems)
         self.require(Variants({name: chain}), source)
-        return self.variant(name, chain, source, seed, dataset)
+        return self._each(name, chain, source, seed, dataset)
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
         """The inputs of an artifact that are needed to open it (an adapter's base model)."""
@@ -114,13 +127,18 @@ class OptimizationService:
         """Of an adapter, those of its base too."""
         return sum(parameters_of(artifact) for artifact in (source, *self.parents(source).values()))
 
-    def _unmet(self, label: str, spec: Spec, source: Artifact, figures: Mapping[str, float]) -> str:
-        """Why the condition of the pass is not met; empty if it is, or if there is none."""
+    def _unmet(
+        self, label: str, spec: Spec, source: Artifact, figures: Mapping[str, float], over: Sequence[str]
+    ) -> str:
+        """Why the condition of the pass is not met; empty if it is, or if there is none. `over`: passes before it that
+        were passed over, and recorded nothing."""
         if spec.when is None or not spec.enabled:
             return ""
         of_artifact: dict[str, float] = {"bytes": source.size, "parameters": self._parameters(source)}
         known = of_artifact | {name: value for name, value in figures.items() if name not in of_artifact}
         problem = spec.when.unknown(known)
+        if problem and over:
+            return f"its condition ('when') is not met: the pass {problem}, and {', '.join(over)} did not run"
         if problem:
             raise ConfigError(f"{STAGE}.{label}: the pass {problem}")
         return spec.when.unmet(known)

@@ -1,4 +1,4 @@
-"""Steps that a recipe switches off (`enabled: false`), does not insist on (`required: false`), or makes hang on a
+"""Steps that a recipe switches off (`enabled: false`), does not insist on (`required: false`), or makes depend on a
 condition (`when`) that is not met, end as skipped.
 
 A skipped step says why on the bus, in the terminal, in the tracker, in Prefect and in the evidence.

@@ -197,12 +197,16 @@ def test_the_pass_and_its_graph(tmp_path: Path, lab: Any) -> None:
     assert told["parity"]["prefill"] < 1e-3
 
 
-def test_the_pass_refuses_another_function(tmp_path: Path, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folding that changed what the model says is refused, and by how much is told (D10)."""
+@pytest.mark.parametrize("factor", [2.0, float("nan")])
+def test_the_pass_refuses_another_function(
+    tmp_path: Path, lab: Any, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """Folding that changed what the model says is refused, and by how much is told; so are logits that are none
+    (D10)."""
 
     def broken(network: Any, *_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         with torch.no_grad():
-            network.model.layers[1].input_layernorm.weight.mul_(2)
+            network.model.layers[1].input_layernorm.weight.mul_(factor)
         return {}, {}
 
     monkeypatch.setattr("components.compression.quantization.awq.awq", broken)

@@ -246,7 +246,7 @@ def test_effects_of_what_may_run(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, shrink(effect="marked", when=ABOVE), shrink(type="picky"))
     assert problem == (
         "optimize.small.1: pass 'picky' cannot follow a pass that leaves the model marked (it may come to that: a pass "
-        "before it runs only under a condition, 'when')"
+        "before it runs under a condition; drop its 'when', or this pass)"
     )
     assert written(tmp_path, shrink(effect="marked", when=ABOVE), shrink(), shrink(effect="marked", when=BELOW))
 
@@ -343,8 +343,16 @@ def test_a_figure_that_is_not_there(workspace: Workspace, base: Artifact) -> Non
         made(workspace, base, shrink(mean_kl=0.1), shrink(when={"above": {"mean_kll": 1}}))
 
 
+def test_a_figure_of_a_pass_that_did_not_run(workspace: Workspace, base: Artifact, told: list[Event]) -> None:
+    """What a pass would have recorded that was passed over counts as not met, and the reason names that pass (C29)."""
+    chain = (shrink(mean_kl=0.1, when=BELOW), shrink(by=500, when={"above": {"mean_kl": 0.01}}))
+    assert made(workspace, base, *chain) == base
+    assert "asks in its 'when' for 'mean_kl'" in reasons(told)[1]
+    assert reasons(told)[1].endswith("and shrink did not run")
+
+
 def test_a_figure_that_is_no_number() -> None:
-    """A figure that is not a number meets no limit, and the reason says so."""
+    """A figure that is not a number meets no limit, and the reason says so (C29)."""
     not_a_number = Condition(above={"x": 1}).unmet({"x": float("nan")})
     assert not_a_number == "its condition ('when') is not met: x is nan, not above 1"
     assert "not below 1" in Condition(below={"x": 1}).unmet({"x": float("nan")})
@@ -360,7 +368,7 @@ def test_failing_is_not_passing_over(workspace: Workspace, base: Artifact) -> No
 
 
 def test_how_figures_are_shown() -> None:
-    """Sizes have a unit, whole numbers are whole, others are short; truth values and text are no figures."""
+    """Sizes have a unit, whole numbers are whole, others are short; truth values and text are no figures (C29)."""
     assert [
         show("bytes", 2e8),
         show("parity.bytes_after", 999),

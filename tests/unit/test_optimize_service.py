@@ -12,6 +12,7 @@ from components.core.kinds import registry
 from components.services._optimized import expanded
 from components.services.model import ModelService
 from components.services.workspace import Workspace
+from tests import tiny
 
 CACHE = {"type": "kv_cache", "cache": "static", "length": 8, "rounds": 1, "tokens": 2}
 
@@ -66,6 +67,17 @@ def test_nothing_is_swallowed(
         models.optimize(str(tiny_model), names)
 
 
+def test_equal_models_under_two_names(models: ModelService) -> None:
+    """Models of equal files share what passes make of them, and each result begins with the model it was asked for
+    (B14)."""
+    one, other = (models.save(tiny.network(seed=5), tiny.tokenizer(), name) for name in ("one", "other"))
+    assert (one.key != other.key, one.digest == other.digest) == (True, True)
+    results = [models.optimize(model, ["cast"]) for model in (one, other)]
+    assert [result.before for result in results] == [one, other]
+    assert results[0].artifact == results[1].artifact
+    assert [len(result.steps) for result in results] == [1, 1]
+
+
 @pytest.mark.parametrize("level", ["basic", "enhanced", "advanced", "O1", "O2", "O3"])
 def test_levels(level: str) -> None:
     """A level is a documented list of passes; a whole model needs no merging, an adapter does (A8, E23)."""
@@ -79,6 +91,6 @@ def test_levels(level: str) -> None:
 
 
 def test_a_level_may_follow_a_pass() -> None:
-    """After passes of one's own a level goes on with what they gave."""
+    """After passes of one's own a level goes on with what they gave (A8)."""
     assert expanded(["cast", "basic"], "model")[0] == "cast"
     assert [step["type"] for step in expanded(["merge_adapter", "basic"], "adapter")[1:]] == ["onnx"]

@@ -373,7 +373,7 @@ def test_pickles_only(model: Path, canary: Path, suffix: str) -> None:
 
 
 def test_threads_load_in_turns(tmp_path: Path) -> None:
-    """Threads that load models with tied tables at once leave nothing behind: later loads find every weight."""
+    """Threads that load models with tied tables at once leave nothing behind: later loads find every weight (C39)."""
     from transformers import PreTrainedModel
 
     network, before = tiny.network(tie_word_embeddings=True), PreTrainedModel.tie_weights

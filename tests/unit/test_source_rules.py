@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,27 @@ def test_modules_say_what_they_are(path: Path) -> None:
     """Every module that holds code begins with a docstring."""
     tree = ast.parse(path.read_text())
     assert not tree.body or ast.get_docstring(tree), f"{path} has no docstring"
+
+
+def unguarded(tree: ast.AST) -> list[int]:
+    """Lines where transformers builds a network outside of `with BUILDING`."""
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With) and "BUILDING" in [ast.unparse(item.context_expr) for item in node.items]
+        for inner in ast.walk(node)
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in guarded]
+    return [call.lineno for call in calls if re.match(r"AutoModel\w*\.from_", ast.unparse(call.func))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_networks_are_built_in_turns(path: Path) -> None:
+    """Nobody builds a network while another thread does: transformers changes its classes meanwhile (C39)."""
+    assert not unguarded(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_the_rule_on_building_sees() -> None:
+    """A call without the lock is found, one inside it is not (C39)."""
+    assert unguarded(ast.parse("x = 1\nAutoModelForCausalLM.from_config(x)")) == [2]
+    assert not unguarded(ast.parse("with a, BUILDING:\n    AutoModelForCausalLM.from_config(x)"))

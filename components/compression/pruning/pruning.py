@@ -145,16 +145,15 @@ class Measure:
 
 def prove(place: Path, rows: Sequence[Any], expected: Sequence[Any]) -> None:
     """An ArtifactError unless the written model gives the expected logits: its configuration says what it is."""
+    from components.compression.closeness import worst_difference
     from components.core.safeload import load_causal_lm
 
     try:
         network = load_causal_lm(place)
     except ModelLoadError as error:
         raise ModelLoadError(f"the configuration of this model cannot express what was taken away: {error}") from error
-    worst = max(
-        float((logits_of(network, row) - logits).abs().max()) for row, logits in zip(rows, expected, strict=False)
-    )
-    if worst > ROUNDING:
+    worst = worst_difference(expected, [logits_of(network, row) for row in rows[: len(expected)]])
+    if not worst <= ROUNDING:  # NaN is never close
         raise ArtifactError(
             f"the pruned model was written, but its logits differ by {worst:.3g} from those of the pruned network: "
             f"the configuration of a {type(network).__name__} cannot express what was taken away"

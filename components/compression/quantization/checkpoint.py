@@ -156,5 +156,4 @@ def network_of(path: Path, tensors: dict[str, Any]) -> Any:
         raise ModelLoadError(
             f"the weights in '{path}' do not fit its config.json: missing {gaps[:4]}, unknown {list(unexpected)[:4]}"
         )
-    network.tie_weights()
     return network.eval()

@@ -125,14 +125,23 @@ def _makers(calls: Sequence[_Call], readers: Sequence[nn.Linear], config: Any) -
         if call.made is value and weight is not None and weight.shape == (width,):
             yield from (Maker(call.module, width), Maker(call.module, width, offset=1.0))
             return
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    values = size * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    size, values = _value_heads(config)
     for call in reversed(calls[:place]):
         outputs = call.module.out_features if isinstance(call.module, nn.Linear) else 0
         if outputs >= width:
             yield Maker(call.module, width)
-        if outputs >= values < width and width % values == 0:
+        if values and outputs >= values < width and width % values == 0:
             yield Maker(call.module, values, heads=width // values, size=size)
+
+
+def _value_heads(config: Any) -> tuple[int, int]:
+    """Width of a head, and of all value heads together; zeros where the configuration does not say one for all."""
+    heads = getattr(config, "num_attention_heads", None)
+    values = getattr(config, "num_key_value_heads", None) or heads
+    if not isinstance(heads, int) or not isinstance(values, int):
+        return 0, 0
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return size, size * values
 
 
 def _same(walk: BlockWalk, before: Any, readers: Sequence[nn.Linear], maker: Maker) -> bool:

@@ -29,12 +29,12 @@ def gptq(weight: Any, moments: Any, grid: Grid, damping: float = DAMPING) -> Cod
     hessian = damped(moments, damping)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
     outputs, inputs = weight.shape
-    codes = torch.empty(outputs, inputs)
-    scales, zeros = (torch.empty(outputs, inputs // grid.group) for _ in range(2))
+    codes = torch.empty(outputs, inputs, dtype=torch.float32)
+    scales, zeros = (torch.empty(outputs, inputs // grid.group, dtype=torch.float32) for _ in range(2))
     step = max(COLUMNS, grid.group)
     for start in range(0, inputs, step):
         end = min(start + step, inputs)
-        lost = torch.zeros(outputs, end - start)
+        lost = torch.zeros(outputs, end - start, dtype=torch.float32)
         for column in range(start, end):
             group, inside = divmod(column, grid.group)
             if not inside:

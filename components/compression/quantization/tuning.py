@@ -66,7 +66,9 @@ class Divergence:
     def __init__(self, teacher_head: Any, head: Any, dtype: Any) -> None:
         self.teacher_head, self.head = teacher_head.detach().to(dtype), head.detach().to(dtype)
         self.rounded = torch.empty(ROWS, len(head), dtype=dtype)
-        self.expected, self.found, self.likely, self.spare = (torch.empty(ROWS, len(head)) for _ in range(4))
+        self.expected, self.found, self.likely, self.spare = (
+            torch.empty(ROWS, len(head), dtype=torch.float32) for _ in range(4)
+        )
 
     def __call__(self, taught: Any, hidden: Any) -> Any:
         """Of hidden states (positions, width) of both networks; differentiable with respect to the student's."""

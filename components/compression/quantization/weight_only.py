@@ -46,7 +46,7 @@ def head_codes(network: Any, grid: Grid) -> dict[str, Codes]:
     name = head_name(network)
     weight = network.get_submodule(name).weight.detach()
     grid.check(weight.shape[1], name)
-    return {name: half_precision(round_to_nearest(weight, grid, torch.ones(weight.shape[1])))}
+    return {name: half_precision(round_to_nearest(weight, grid, torch.ones(weight.shape[1], dtype=torch.float32)))}
 
 
 def put_back(network: Any, codes: Mapping[str, Codes]) -> None:
@@ -60,7 +60,7 @@ class Inputs:
     """What calibration rows put into a layer: the second moments X'X (inputs, inputs), the sum of |x| (inputs,)."""
 
     def __init__(self, inputs: int) -> None:
-        self.moments, self.sizes = torch.zeros(inputs, inputs), torch.zeros(inputs)
+        self.moments, self.sizes = (torch.zeros(shape, dtype=torch.float32) for shape in ((inputs, inputs), (inputs,)))
 
     def add(self, inputs: Any) -> None:
         """Of further tokens (tokens, inputs)."""
