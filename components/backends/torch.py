@@ -150,10 +150,9 @@ class TorchBackend(Backend):
 
 def _prepared(model: Any, runtime: Runtime) -> Any:
     if runtime.cache.type == "offloaded":
-        import torch
+        from components.compression.caches import device_of
 
-        # such a cache moves layers out of a GPU; without one it is refused, in words, when it is made
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(device_of(runtime.cache.type))
     if runtime.attention:
         model.set_attn_implementation(runtime.attention)
     if runtime.compile:

@@ -44,6 +44,19 @@ class PackedLayer(QuantizedLayer):  # type: ignore[misc]
         return (codes * scale.float() + low.float()).flatten(-2).to(self.dtype)
 
 
+def device_of(cache: str) -> str:
+    """Where a network with such a cache is. Raises ModelLoadError, before any weight is read, if there is none here."""
+    if cache != "offloaded":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ModelLoadError(
+            "cache: offloaded moves keys and values out of a GPU's memory while no layer needs them, and there is no "
+            "GPU here: they are in main memory already; take cache: quantized for less memory, or leave the pass out",
+            "device",
+        )
+    return "cuda"
+
+
 def new_cache(config: Any, choice: KeyValueCache, length: int) -> Cache | None:
     """An empty cache for `length` tokens; None where transformers' own is meant. A ModelLoadError if it cannot be."""
     if choice.type == "dynamic":
@@ -51,8 +64,7 @@ def new_cache(config: Any, choice: KeyValueCache, length: int) -> Cache | None:
     if choice.type == "static":
         return StaticCache(config=config, max_cache_len=-(-length // ROOM) * ROOM)
     if choice.type == "offloaded":
-        if not torch.cuda.is_available():
-            raise ModelLoadError("there is no GPU whose memory a cache could be moved out of; take type: quantized")
+        device_of(choice.type)
         return DynamicCache(config=config, offloading=True)
     text = config.get_text_config(decoder=True)
     problem = unfit(text)
@@ -77,12 +89,12 @@ def _group(config: Any) -> int:
     return math.gcd(int(size), GROUPS[1])
 
 
-def cache_bytes(cache: Any) -> int:
-    """Bytes of all tensors that a cache holds."""
-    return sum(_bytes(value) for layer in cache.layers for value in vars(layer).values())
+def cache_bytes(cache: Any, device: str) -> int:
+    """Bytes of the tensors that a cache holds in the memory of this kind of device."""
+    return sum(_bytes(value, device) for layer in cache.layers for value in vars(layer).values())
 
 
-def _bytes(value: Any) -> int:
+def _bytes(value: Any, device: str) -> int:
     if isinstance(value, torch.Tensor):
-        return int(value.numel() * value.element_size())
-    return sum(_bytes(item) for item in value) if isinstance(value, list | tuple) else 0
+        return int(value.numel() * value.element_size()) if value.device.type == device else 0
+    return sum(_bytes(item, device) for item in value) if isinstance(value, list | tuple) else 0

@@ -20,7 +20,6 @@ from pydantic import Field, PositiveInt
 from components.compression.opening import EFFECT, KeyValueCache, copy_model, read_runtime, write_runtime
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
-from components.core.errors import ModelLoadError
 from components.core.kinds import register
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import Pass, StepContext, Subject
@@ -55,20 +54,24 @@ class CacheChoice(Pass):
     def apply(
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext
     ) -> dict[str, Any]:
+        from components.compression.caches import device_of
         from components.compression.measuring import timings, written
 
         chosen = KeyValueCache(type=self.config.cache, bits=self.config.bits, recent=self.config.recent)
         caches = {"before": read_runtime(source.path).cache, "after": chosen}
-        memory = self._memory(source.path, caches, device_of(self.config.cache))
+        device = device_of(self.config.cache)
+        memory = self._memory(source.path, caches, device)
         copy_model(source.path, out)
         write_runtime(out, read_runtime(source.path), cache=chosen)
         after = written(source, out)
-        speed = timings({"before": source, "after": after}, self.config.tokens, self.config.rounds)
+        # on another device than before, speeds would compare the devices
+        compared = {"tokens_per_s_before": source} if device == "cpu" else {}
+        speed = timings({**compared, "tokens_per_s": after}, self.config.tokens, self.config.rounds)
         return {
             "cache": self.config.cache,
+            "device": device,
             **{f"cache_bytes_{when}": size for when, size in memory.items()},
-            "tokens_per_s_before": round(1 / speed["before"].token, 4),
-            "tokens_per_s": round(1 / speed["after"].token, 4),
+            **{name: round(1 / timing.token, 4) for name, timing in speed.items()},
             **_distance(source, after),
         }
 
@@ -87,23 +90,8 @@ class CacheChoice(Pass):
                 for part in (ids[:, :-1], ids[:, -1:]):
                     if part.numel():
                         network(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            found[when] = cache_bytes(cache)
+            found[when] = cache_bytes(cache, device)
         return found
-
-
-def device_of(cache: str) -> str:
-    """Where a network with such a cache is. Raises ModelLoadError, before any weight is read, if there is none here."""
-    import torch
-
-    if cache != "offloaded":
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise ModelLoadError(
-            "cache: offloaded moves keys and values out of a GPU's memory while no layer needs them, and there is no "
-            "GPU here: they are in main memory already; take cache: quantized for less memory, or leave the pass out",
-            "device",
-        )
-    return "cuda"
 
 
 def _distance(before: Artifact, after: Artifact) -> dict[str, float]:

@@ -116,7 +116,7 @@ def test_exporter(name: str, models: dict[str, Path], tmp_path: Path) -> None:
         assert backend.logits([5, 6, 7]).shape == (3, 259)
 
 
-@pytest.mark.parametrize("exporter", ["builder", "flat"])
+@pytest.mark.parametrize("exporter", ["builder", pytest.param("flat", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
 def test_embedding_shares_the_head(
     exporter: str, precision: str, bits: int, models: dict[str, Path], tmp_path: Path
@@ -136,7 +136,7 @@ def test_embedding_shares_the_head(
     )
 
 
-@pytest.mark.parametrize("exporter", ["builder", "flat"])
+@pytest.mark.parametrize("exporter", ["builder", pytest.param("flat", marks=pytest.mark.slow)])
 def test_embedding_of_its_own(exporter: str, graphs: Any, tmp_path: Path) -> None:
     """Two tables are rounded each for itself, and the embedding may have bits of its own or stay in float (E28)."""
     sizes = {}

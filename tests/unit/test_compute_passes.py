@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from components.compression import measuring
+from components.compression.caches import device_of
 from components.compression.measuring import Timing, footprint, timings
 from components.compression.opening import KeyValueCache, read_runtime
 from components.core.artifacts import Artifact
@@ -16,7 +17,6 @@ from components.core.errors import ArtifactError, ModelLoadError
 from components.core.events import EventBus
 from components.core.kinds import registry
 from components.interfaces import StepContext
-from components.optimization.kv_cache import device_of
 from tests import tiny
 
 FAST = {"rounds": 1, "tokens": 4}
