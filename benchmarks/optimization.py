@@ -3,7 +3,7 @@
     make bench-optimization                                # everything
     make bench-optimization ARGS="--quick"                 # few rows, one round: to see that it works
     make bench-optimization ARGS="--only quality decode"   # these parts; the others' figures stay as they were
-    make bench-optimization ARGS="--rows chats.jsonl"      # on your own conversations (alpaca JSON or messages)
+    make bench-optimization ARGS="--rows chats.jsonl"      # on your own conversations; results in a file of their own
 
 Every figure is taken through the runtime that serves the model. Speeds: each measurement a fresh process with as many
 threads as there are cores, sides in turn, medians of ratios with bootstrap intervals over rounds. They want a machine
@@ -121,7 +121,7 @@ def quality(work: Work) -> Measured:
     """Every chain of the table on the same evaluation text."""
     figures: dict[str, Figure] = {}
     notes: dict[str, object] = {}
-    for name in CHAINS:
+    for name in work.options.models:
         made = work.model(name)
         notes[name] = found = work.quality(Path(made["path"]))
         print(f"{name}: KL {found['mean_kl']:.4f}, top-1 {found['top1']:.3f}, {found['MB']:.1f} MB", flush=True)
@@ -240,8 +240,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rows, one round; results/optimization-quick.json")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="run these parts")
     parser.add_argument(
-        "--rows", type=Path, metavar="FILE", help="conversations: alpaca JSON, or JSON Lines of messages"
+        "--rows",
+        type=Path,
+        metavar="FILE",
+        help="conversations: alpaca JSON or messages by the line; results/optimization-rows.json",
     )
+    parser.add_argument("--models", nargs="+", choices=CHAINS, default=list(CHAINS), help="of the part quality")
     parser.add_argument("--rounds", type=int, default=5, help="of the speeds (5)")
     parser.add_argument("--llama", type=Path, metavar="PYTHON", help="a Python that has llama-cpp-python")
     parser.add_argument("--olive", type=Path, metavar="PYTHON", help="a Python that has Olive")
@@ -251,7 +255,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = parsed()
-    name = "optimization-quick" if options.quick else "optimization"
+    name = "optimization" + "-rows" * bool(options.rows) + "-quick" * options.quick
     folder = Path(tempfile.mkdtemp(prefix="postmill-bench-optimization-"))
     try:
         work = Work(prepare(folder), options)
