@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from benchmarks._training_bench import Bench
 from components.core.artifacts import Artifact
@@ -59,9 +58,9 @@ class Task:
         trained = Subject(name="trained", artifact=self.trained, parents=parents)
         subjects = [Subject(name="base", artifact=self.base), trained]
         subjects += [Subject(name=name, artifact=artifact) for name, artifact in self.variants.items()]
-        service = BenchmarkService(self.workspace)
         specs = [spec for spec in self.recipe.benchmark if spec.type != "latency"]  # speeds are taken in turns
-        board = scoreboard([x for spec in specs for x in service.run(spec, subjects, self.rows, self.recipe.seed)])
+        measured = BenchmarkService(self.workspace).measure(specs, subjects, self.rows, self.recipe.seed)
+        board = scoreboard(measured)
         return {name: board.metrics(name) for name in board.subjects()}
 
     def score(self, name: str) -> float:
@@ -71,8 +70,3 @@ class Task:
         """Share of what training brought (variant less base over trained less base)."""
         base = self.score("base")
         return (self.score(name) - base) / (self.score("trained") - base)
-
-    def facts(self) -> dict[str, Any]:
-        """For the notes of a benchmark."""
-        passes = {n: artifact.meta.get("seconds") for n, artifact in self.variants.items()}
-        return {"figures": self.figures, "seconds of the last pass": passes}

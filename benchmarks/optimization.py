@@ -188,7 +188,7 @@ def pruning(work: Work) -> Measured:
         "pruned: decode": Figure(gain, "times as fast", ">= 1.25", spread),
         "pruned: size": Figure(small.size / 1e6, "MB", "", f"all layers {whole.size / 1e6:.1f}"),
     }
-    return figures, {"recipe": "configs/prune_depth.yaml", **task.facts()}
+    return figures, {"recipe": "configs/prune_depth.yaml", "found": task.figures}
 
 
 def task(work: Work) -> Measured:
@@ -202,7 +202,7 @@ def task(work: Work) -> Measured:
     }
     for name, label in (("int4", "plain int4"), ("calibrated", "calibrated int4")):
         figures[f"trained, {label}: mean KL"] = Figure(made.figures[name]["mean_kl"], "nats", "")
-    return figures, {"recipe": "configs/calibrated.yaml", **made.facts()}
+    return figures, {"recipe": "configs/calibrated.yaml", "found": made.figures}
 
 
 def olive(work: Work) -> Measured:

@@ -27,9 +27,8 @@ def chain_problems(
     """
     ways, steps = {effects}, [(position, spec) for position, spec in enumerate(chain) if spec.enabled]
     for number, (position, spec) in enumerate(steps):
-        known = (
-            dict.fromkeys((*ALWAYS_KNOWN, *figures)) if number == 0 else None
-        )  # what a pass will record is not known before
+        # what a pass will record is not known before it runs
+        known = None if number else dict.fromkeys((*ALWAYS_KNOWN, *figures))
         reason = _unfit(spec, kind, ways) or _unconditional(spec, kind, known)
         if reason:
             yield position, f"pass '{spec.type}' {reason}"

@@ -22,7 +22,7 @@ MAX_CONFIG_BYTES = 1_000_000
 BUILDING = RLock()
 """Held while transformers builds a network: it replaces methods of its classes meanwhile (`tie_weights`, for one), and
 two threads that do so at once leave them replaced, so that no tied model can be loaded any more. Other threads are not
-kept away: torch's default type changes for them meanwhile, so what is computed beside names its types."""
+kept away: torch's default type may change for them meanwhile, so what can run beside should name its types."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 HEADS = ("score.", "classifier.", "classification_head.")
 """How the weights of a scoring layer begin."""
