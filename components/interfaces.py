@@ -6,7 +6,7 @@ A component extends one of these, registers under a name, and owns its `Config`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -35,19 +35,23 @@ from components.core.data import (
 from components.core.events import EventBus
 from components.core.export import ExportJob
 from components.core.health import Health
+from components.core.measured import Check, Measurement, Metric, Scoreboard
 from components.core.recipe import Action, Spec
 from components.core.space import Point
 
-# those of the data stage stand in a file of their own
+# those of the data stage, and the records of what was measured, stand in files of their own
 __all__ = [
     "Action",
     "BadRow",
     "Batch",
+    "Check",
     "ColumnRule",
     "ExportJob",
     "Format",
     "FormatConfig",
     "Framing",
+    "Measurement",
+    "Metric",
     "ModelFacts",
     "RawRow",
     "Reader",
@@ -56,7 +60,12 @@ __all__ = [
     "Rule",
     "RuleConfig",
     "SHAPES",
+    "Scoreboard",
 ]
+
+
+Keep = Callable[[str, Mapping[str, Any], Mapping[str, Artifact], Callable[[Path], Any]], Path]
+"""`keep(name, config, parents, make)`: the directory that `make(directory)` filled once for these, or fills now."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class StepContext:
     `scratch`: a folder that survives a kill and belongs to this step with these inputs (`identity`), for checkpoints.
     `inputs`: the further models that a trainer or a pass asked for (`inputs` of its class), by role.
     `dataset`: validated rows, for a pass that calibrates or heals (`Pass.needs_rows`).
+    `keep`: stores what a benchmark needs again with other subjects (its reference), under the benchmark's own code.
     """
 
     seed: int
@@ -74,6 +84,7 @@ class StepContext:
     identity: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     dataset: Artifact | None = None
+    keep: Keep | None = None
 
 
 # ---------------------------------------------------------------- models
@@ -265,8 +276,9 @@ class Backend(Component, ABC):
         """The artifact's own tokenizer (transformers' interface)."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
-        """Greedy answers to a batch of token-id prompts, in the same order."""
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: bool = True) -> list[Generation]:
+        """Greedy answers to a batch of token-id prompts, in the same order; `stop=False` ends none of them before
+        `max_new_tokens`, for timing."""
 
     @abstractmethod
     def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
@@ -280,16 +292,6 @@ class Backend(Component, ABC):
 # ---------------------------------------------------------------- benchmarks and gates
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure that a benchmark reports: how it is called, its unit, and which way is better."""
-
-    name: str
-    unit: str
-    better: Literal["higher", "lower"]
-    title: str
-
-
 class Subject(BaseModel):
     """Something that is benchmarked: `base`, `trained`, or a variant, with the artifacts needed to open it."""
 
@@ -297,17 +299,6 @@ class Subject(BaseModel):
     name: str
     artifact: Artifact
     parents: dict[str, Artifact] = {}
-
-
-class Measurement(BaseModel):
-    """What a benchmark found out about one subject. `rows` are its per-row results, the evidence for paired tests."""
-
-    model_config = ConfigDict(frozen=True)
-    subject: str
-    benchmark: str
-    metrics: dict[str, float]
-    rows: list[dict[str, Any]] = []
-    notes: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -323,61 +314,42 @@ class Benchmark(Component, ABC):
     """Measures subjects through the artifact that will be served."""
 
     metrics: ClassVar[tuple[Metric, ...]]
+    """What it reports where the configuration does not change that; see `reports`."""
     together: ClassVar[bool] = False
     """True if the subjects must be measured in one go (interleaved timing, distance to a reference)."""
     shapes: ClassVar[tuple[str, ...]] = ("conversation", "preference", "unpaired")
     """Shapes of row that it can measure on; these have an answer to compare with."""
 
     @classmethod
-    def problem(cls, dataset: Artifact) -> str | None:
+    def reports(cls, config: Any) -> tuple[Metric, ...]:
+        """What it reports with this configuration."""
+        return cls.metrics
+
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the result besides the configuration: the content of files that it reads."""
+        return {}
+
+    def problem(self, dataset: Artifact) -> str | None:
         """Why it cannot measure on this data set, told before any work; None if it can."""
         shape = dataset.meta["shape"]
-        if shape in cls.shapes:
+        if shape in self.shapes:
             return None
-        return f"this benchmark takes rows of shape {' or '.join(cls.shapes)}, the data set holds {shape}"
+        return f"this benchmark takes rows of shape {' or '.join(self.shapes)}, the data set holds {shape}"
 
     @abstractmethod
     def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:
         """One measurement a subject (subjects it says nothing about may be left out)."""
 
 
-@dataclass(frozen=True)
-class Scoreboard:
-    """All measurements of a run."""
+class Scorer(Component, ABC):
+    """Says how right an answer is: `{type: generative, scorer: {type: number}}`. Nothing that it reads is executed."""
 
-    measurements: Sequence[Measurement]
+    needs_answer: ClassVar[bool] = True
+    """Whether there must be an expected answer to compare with."""
 
-    def metrics(self, subject: str) -> dict[str, float]:
-        """Every metric of a subject, by name."""
-        merged: dict[str, float] = {}
-        for measurement in self.measurements:
-            if measurement.subject == subject:
-                merged |= measurement.metrics
-        return merged
-
-    def rows(self, subject: str, metric: str) -> dict[str, float]:
-        """A metric row by row, by row id."""
-        return {
-            row["id"]: float(row[metric])
-            for measurement in self.measurements
-            if measurement.subject == subject
-            for row in measurement.rows
-            if metric in row
-        }
-
-    def subjects(self) -> list[str]:
-        """Names in the order they were measured."""
-        return list(dict.fromkeys(m.subject for m in self.measurements))
-
-
-class Check(BaseModel):
-    """One condition of a gate on one variant: what was required, what was found."""
-
-    model_config = ConfigDict(frozen=True)
-    gate: str
-    passed: bool
-    summary: str
-    figures: dict[str, Any] = {}
+    @abstractmethod
+    def score(self, answer: str, expected: str | None) -> float:
+        """From 0, wrong, to 1, right; `expected` is None where a question names no answer."""
 
 
 class Gate(Component, ABC):
@@ -387,6 +359,11 @@ class Gate(Component, ABC):
     @abstractmethod
     def needs(cls, config: Any) -> Iterable[str]:
         """Metrics the gate reads, so that a recipe without them is refused before any work."""
+
+    @classmethod
+    def compares_with(cls, config: Any) -> Iterable[str]:
+        """Subjects it reads besides the variant: `base`, `trained`, a variant, or `champion`, the registered one."""
+        return ()
 
     @abstractmethod
     def judge(self, variant: str, board: Scoreboard) -> list[Check]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_config, cli_data, cli_plugins
+from flows import cli_config, cli_data, cli_lineage, cli_models, cli_plugins
 from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console
 from flows.cli_data import AllowDirty, dirty
 
@@ -29,6 +29,8 @@ app = typer.Typer(
 app.add_typer(cli_config.app)
 app.add_typer(cli_data.app)
 app.add_typer(cli_plugins.app)
+app.add_typer(cli_models.app)
+cli_lineage.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -117,11 +119,11 @@ def _where(console: Any, outcome: Any) -> None:
 
 def _registered(console: Any, outcome: Any) -> None:
     word = "registered" if outcome.new_version else "registered already"
-    name, alias = outcome.model, outcome.alias
-    console.print(f"[bold green]{outcome.chosen} {word}: {name} version {outcome.version}, alias {alias}[/]")
+    name, alias = outcome.model, outcome.alias  # the alias of the recipe, or the later stage that it stands in
+    console.print(f"[bold green]{outcome.chosen} {word}: {name} version {outcome.version}, {alias}[/]")
     console.print("Next:", highlight=False)
     for command, why in (
-        (f'postmill generate {name}@{alias} "My kettle arrived broken, order A-10423."', "try the model"),
+        (f'postmill generate {name}/{outcome.version} "My kettle arrived broken, order A-10423."', "try the model"),
         (f"postmill promote {name} {outcome.version} --to production", "promote it"),
         ("postmill ui", "see in MLflow why it was accepted"),
     ):
@@ -228,22 +230,6 @@ def generate(
         for piece in services.get(InferenceService).stream(model, prompt, system, max_new_tokens):
             typer.echo(piece, nl=False)
     typer.echo()
-
-
-@app.command()
-@clear_errors
-def promote(
-    model: str,
-    version: str,
-    to: Annotated[str, typer.Option("--to", help="Alias to move, for example staging or production")],
-) -> None:
-    """Point an alias at a version whose evidence and files check out."""
-    from components.services.model_registry import ModelRegistryService
-    from flows.session import session
-
-    with session() as application, application.container() as services:
-        services.get(ModelRegistryService).promote(model, version, to)
-    typer.secho(f"{model}@{to} is now version {version}", fg="green")
 
 
 @app.command()

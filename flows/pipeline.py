@@ -18,7 +18,7 @@ from components.services.optimization import OptimizationService
 from components.services.tracking import RunTracking
 from flows.search import search
 from tasks import events  # noqa: F401  registers the sink that tells Prefect
-from tasks.register import Outcome, record, register
+from tasks.register import Outcome, champion, record, register
 from tasks.steps import benchmark, errors_without_secrets, fetch_model, judge, optimize, train, validate
 
 
@@ -37,12 +37,13 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
 
             parents = run.get(OptimizationService).parents(trained)
             subjects = [Subject(name="base", artifact=base), Subject(name="trained", artifact=trained, parents=parents)]
+            subjects += champion(plan)
             found = search(plan, subjects, dataset, variants)
             variants |= found.variants
             subjects += [Subject(name=name, artifact=artifact) for name, artifact in variants.items()]
 
             measured = [each for spec in plan.benchmark for each in benchmark(plan, spec, subjects, dataset) or ()]
             verdict = judge(plan, measured, list(variants)) if plan.judged else None
-            record(plan, dataset, trained, measured, verdict, tracking.notes(), found.report)
+            record(plan, dataset, trained, subjects, measured, verdict, tracking.notes(), found.report)
             outcome: Outcome = register(plan, tracking.run_id, subjects, dataset, measured, verdict)
             return outcome

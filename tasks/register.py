@@ -18,9 +18,13 @@ from components.services.benchmarking import scoreboard
 from components.services.data import load_rows
 from components.services.evidence import REPORT, training_chain, write_evidence
 from components.services.judging import read_verdict
+from components.services.lineage_graph import LineageGraphService, RunEntry
+from components.services.model_card import CARD, model_card
 from components.services.model_registry import ModelRegistryService
+from components.services.report_page import write_page
 from components.services.search import add_search
-from components.services.tracking import loaded_plugins, plugin_tags
+from components.services.stage_record import record_stages, write_stages
+from components.services.tracking import RunTracking, loaded_plugins, plugin_tags
 from components.services.workspace import Workspace
 from tasks.steps import step
 
@@ -39,11 +43,26 @@ class Outcome(BaseModel):
     artifacts: dict[str, str] = {}
 
 
+@step(name="find champion")
+def _champion(recipe: Recipe) -> Subject | None:
+    target = recipe.register_as
+    if target is None:
+        return None
+    return current().get(ModelRegistryService).champion(target.model)
+
+
+def champion(recipe: Recipe) -> list[Subject]:
+    """The version in production, where a gate compares with it and there is one."""
+    found = _champion(recipe) if recipe.has_champion else None
+    return [found] if found else []
+
+
 @step(name="record evidence")
 def record(
     recipe: Recipe,
     dataset: Artifact,
     trained: Artifact,
+    subjects: list[Subject],
     measured: list[Artifact],
     verdict: Artifact | None,
     skipped: dict[str, str],
@@ -55,9 +74,22 @@ def record(
     chain = training_chain(trained, workspace.store)
     ruling = read_verdict(verdict) if verdict else None
     write_evidence(folder, recipe, dataset, measured, ruling, skipped, chain)
+    made = {subject.name: subject.artifact for subject in subjects}
+    write_stages(folder, record_stages(made, dataset, workspace.store))
     if search is not None:
         add_search(folder, search)
+    _write_page(folder, recipe, dataset, [dataset, trained, *measured, *filter(None, (search, verdict))])
     workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"] if verdict else None))
+
+
+def _write_page(folder: Path, recipe: Recipe, dataset: Artifact, parts: list[Artifact]) -> None:
+    """The page of the run, with where everything comes from and how long each stage took."""
+    tracking = current().get(RunTracking)
+    timings = tracking.watch.timings
+    made = {timing.key: "reused" if timing.outcome == "reused" else "made" for timing in timings if timing.key}
+    git = {f"git.{name}": value for name, value in git_state(Path.cwd()).items()}
+    run = RunEntry(tracking.run_id, recipe.name, hash_json(recipe.dump()), made, git)
+    write_page(folder, current().get(LineageGraphService).of_run(parts, run), timings, dataset)
 
 
 @step(name="register")
@@ -77,16 +109,22 @@ def register(
     if verdict is None or chosen is None or target is None:
         return outcome
     subject = next(subject for subject in subjects if subject.name == chosen)
-    report = (current().get(Workspace).reports / recipe.name / REPORT).read_text(encoding="utf-8")
+    evidence = current().get(Workspace).reports / recipe.name
     tags = _tags(recipe, chosen, dataset, measured, verdict)
-    example = _example(dataset)
-    version, new = (
-        current()
-        .get(ModelRegistryService)
-        .register(target.model, target.alias, subject.artifact, run_id, tags, example, report)
+    report = (evidence / REPORT).read_text(encoding="utf-8")
+    card = model_card(recipe, subjects[0].artifact, subject.artifact, chosen, dataset, tags, report)
+    (evidence / CARD).write_text(card, encoding="utf-8")
+    service = current().get(ModelRegistryService)
+    registered = service.register(
+        target.model, target.alias, subject.artifact, run_id, tags, _example(dataset), card, evidence
     )
     return outcome.model_copy(
-        update={"model": target.model, "version": version, "alias": target.alias, "new_version": new}
+        update={
+            "model": target.model,
+            "version": registered.version,
+            "alias": registered.alias,
+            "new_version": registered.new,
+        }
     )
 
 
@@ -103,6 +141,7 @@ def _tags(
         **({"postmill.data.changed": "; ".join(dataset.meta["changed"])[:2000]} if dataset.meta.get("changed") else {}),
         "postmill.verdict": verdict.digest,
         "postmill.system": dataset.meta.get("system") or "",
+        "postmill.tokenizer": dataset.meta.get("tokenizer") or "",
         "postmill.template": (dataset.meta.get("template") or {}).get("sha256", ""),
         "git.commit": git["commit"],
         "git.dirty": git["dirty"],

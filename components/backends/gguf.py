@@ -114,13 +114,13 @@ class GgufBackend(Backend):
     def tokenizer(self) -> Any:
         return self._tokenizer
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: bool = True) -> list[Generation]:
         if self._llama is None:
-            return self._torch.generate(prompts, max_new_tokens)
-        return [self._answer(prompt, max_new_tokens) for prompt in prompts]
+            return self._torch.generate(prompts, max_new_tokens, stop)
+        return [self._answer(prompt, max_new_tokens, stop) for prompt in prompts]
 
-    def _answer(self, prompt: Sequence[int], count: int) -> Generation:
-        ids = list(self.stream(prompt, count))
+    def _answer(self, prompt: Sequence[int], count: int, stop: bool) -> Generation:
+        ids = list(self.stream(prompt, count, stop))
         finished = bool(ids) and ids[-1] == self._tokenizer.eos_token_id
         text = self._tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)
         return Generation(text, len(ids), finished)

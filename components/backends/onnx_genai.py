@@ -58,14 +58,16 @@ class OnnxGenaiBackend(Backend):
         # on demand: transformers takes seconds and memory that a server with its own tokenizer does not need
         return load_tokenizer(self._path)
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: bool = True) -> list[Generation]:
         import numpy as np
 
         width = max(len(prompt) for prompt in prompts)
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         # right padding: the fused attention of exported graphs counts real tokens from the left
         batch = np.array([list(p) + [pad] * (width - len(p)) for p in prompts], dtype=np.int32)
-        generator = self._generator(len(prompts), width + max_new_tokens)
+        length = width + max_new_tokens
+        # below min_length the runtime never chooses the end of turn
+        generator = self._generator(len(prompts), length, min_length=0 if stop else length)
         generator.append_tokens(batch if len(prompts) > 1 else batch[0])
         answers: list[list[int]] = [[] for _ in prompts]
         for _ in range(max_new_tokens):

@@ -63,8 +63,8 @@ class PackedBackend(Backend):
     def tokenizer(self) -> Any:
         return self._engine.tokenizer
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
-        return self._engine.generate(prompts, max_new_tokens)
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: bool = True) -> list[Generation]:
+        return self._engine.generate(prompts, max_new_tokens, stop)
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, stop: bool = True) -> Iterator[int]:
         return self._engine.stream(prompt, max_new_tokens, stop)

@@ -72,12 +72,12 @@ class TorchBackend(Backend):
     def tokenizer(self) -> Any:
         return self._tokenizer
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: bool = True) -> list[Generation]:
         if self._together:
-            return self._answers(prompts, max_new_tokens)
-        return [answer for prompt in prompts for answer in self._answers([prompt], max_new_tokens)]
+            return self._answers(prompts, max_new_tokens, stop)
+        return [answer for prompt in prompts for answer in self._answers([prompt], max_new_tokens, stop)]
 
-    def _answers(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+    def _answers(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: bool) -> list[Generation]:
         import torch
 
         pad = self._tokenizer.pad_token_id
@@ -92,6 +92,7 @@ class TorchBackend(Backend):
                 attention_mask=mask,
                 past_key_values=self._cache(width + max_new_tokens),
                 max_new_tokens=max_new_tokens,
+                min_new_tokens=None if stop else max_new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
                 eos_token_id=self._tokenizer.eos_token_id,

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt
 
+from components.benchmarks._answering import answers
 from components.core.chat import encode_prompt
 from components.core.component import StrictConfig
-from components.core.events import StageProgress
 from components.core.kinds import register
-from components.interfaces import Backend, Benchmark, EvalRows, Generation, Measurement, Metric, StepContext, Subject
+from components.interfaces import Benchmark, EvalRows, Generation, Measurement, Metric, StepContext, Subject
 from components.runtime import choose_rows, opened
 
 
@@ -47,27 +47,17 @@ class ExactMatch(Benchmark):
         measured = []
         for subject in subjects:
             with opened(subject, bus=context.bus, dtype=self.config.dtype) as backend:
-                answers = self._answers(backend, chosen, subject.name, context)
+                prompts = [encode_prompt(backend.tokenizer, conversation) for conversation in chosen.conversations]
+                tokens, batch = self.config.max_new_tokens, self.config.batch_size
+                said = answers(backend, prompts, tokens, batch, subject.name, context.bus)
             results = [
                 _score(row_id, conversation[-1]["content"], answer)
-                for row_id, conversation, answer in zip(chosen.ids, chosen.conversations, answers, strict=True)
+                for row_id, conversation, answer in zip(chosen.ids, chosen.conversations, said, strict=True)
             ]
             measured.append(
                 Measurement(subject=subject.name, benchmark="exact_match", metrics=_means(results), rows=results)
             )
         return measured
-
-    def _answers(self, backend: Backend, rows: EvalRows, name: str, context: StepContext) -> list[Generation]:
-        """Answers in the order of the rows; generated in batches of similar length, which wastes least on padding."""
-        prompts = [encode_prompt(backend.tokenizer, conversation) for conversation in rows.conversations]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        answers: dict[int, Generation] = {}
-        for start in range(0, len(order), self.config.batch_size):
-            batch = order[start : start + self.config.batch_size]
-            generated = backend.generate([prompts[i] for i in batch], self.config.max_new_tokens)
-            answers.update(zip(batch, generated, strict=True))
-            context.bus.emit(StageProgress(stage="benchmark", name=name, done=len(answers), total=len(order)))
-        return [answers[i] for i in range(len(order))]
 
 
 def _score(row_id: str, expected_text: str, answer: Generation) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class Pipeline:
         """One more benchmark."""
         return self._add("benchmark", step(type, **config))
 
+    def suite(self, name: str) -> Self:
+        """The benchmarks of a suite, `maths` for example."""
+        return self._add("benchmark", name)
+
     def gate(self, type: str, /, **config: Any) -> Self:
         """One more gate."""
         return self._add("gate", step(type, **config))

@@ -163,6 +163,16 @@ class DataChanged(Event, topic="data.changed"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataDrifted(Event, topic="data.drifted"):
+    """New rows are not like those that a registered model was trained on: which features moved, and by how much."""
+
+    model: str
+    version: str
+    source: str
+    features: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingStarted(Event, topic="training.started"):
     """A trainer begins."""
 
@@ -351,6 +361,15 @@ class AliasMoved(Event, topic="registry.alias_moved"):
     alias: str
     version: str
     before: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRegressed(Event, topic="registry.regressed"):
+    """A registered model does worse now than the evidence of its registration says: the metrics, and by how much."""
+
+    model: str
+    version: str
+    losses: Mapping[str, float]
 
 
 # ---------------------------------------------------------------- the framework itself

@@ -26,6 +26,7 @@ registry = Registry(
         Kind("preset", "components.interfaces:Preset", "components.presets"),
         Kind("backend", "components.interfaces:Backend", "components.backends"),
         Kind("benchmark", "components.interfaces:Benchmark", "components.benchmarks"),
+        Kind("scorer", "components.interfaces:Scorer", "components.scorers"),
         Kind("gate", "components.interfaces:Gate", "components.gates"),
         Kind("tracker", "components.interfaces:Tracker", "components.trackers"),
         Kind("sink", "components.interfaces:Sink", "components.sinks"),

@@ -22,6 +22,7 @@ WIRING = (
         "health",
         "kinds",
         "lifecycle",
+        "measured",
         "plugin_sources",
     ),
     *("plugins", "recipe", "registry", "schema", "secret", "service", "settings"),

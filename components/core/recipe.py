@@ -35,13 +35,16 @@ from components.core.kinds import registry
 from components.core.search import TRIAL, Variants, with_presets
 from components.core.secret import refuse_secrets
 from components.core.spec import KIND_MARK, OPTIONAL, SWITCHES, WHEN, OfKind, Spec, default_spec
+from components.core.suites import reported_twice, with_suites
 
 # a recipe is made of them, so they are imported from here too
 __all__ = ["KIND_MARK", "OPTIONAL", "SWITCHES", "WHEN", "OfKind", "Spec", "default_spec"]
 
 Action = Literal["ignore", "quarantine", "fail"]
 """What happens to a row that breaks a rule."""
-RESERVED_SUBJECTS = ("base", "trained", TRIAL)
+CHAMPION = "champion"
+"""The subject that gates compare with what is registered: the version in production."""
+RESERVED_SUBJECTS = ("base", "trained", CHAMPION, TRIAL)
 
 
 def _rules(value: Any) -> Any:
@@ -160,6 +163,11 @@ class Recipe(StrictConfig):
         train = info.data.get("train")  # not there if it is wrong itself
         return with_presets(kept, _given_by(train)) if train else kept
 
+    @field_validator("benchmark", mode="before")
+    @classmethod
+    def _suites_written_out(cls, benchmarks: Any) -> Any:
+        return with_suites(benchmarks)
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         found = (self._train_problems(), self._variant_problems(), self._benchmark_problems(), self._gate_problems())
@@ -210,6 +218,7 @@ class Recipe(StrictConfig):
     def _benchmark_problems(self) -> Iterable[str]:
         if not self.benchmark and (self.gate or self.register_as):
             yield "benchmark: name at least one benchmark; without one there is nothing that a gate could judge"
+        yield from reported_twice(self.benchmark)
         sound = [name for name in registry.names("backend") if not registry.broken("backend", name)]
         served = {kind for name in sound for kind in registry.get("backend", name).serves}
         if self.benchmark and self.trained_kind not in served:
@@ -221,16 +230,31 @@ class Recipe(StrictConfig):
     def _gate_problems(self) -> Iterable[str]:
         if self.register_as and not self.gate:
             yield "gate: a recipe that registers a model needs at least one gate; without one nothing is proven"
-        computed = {metric.name for spec in self.benchmark if spec.enabled for metric in spec.component.metrics}
+        steps = [spec for spec in self.benchmark if spec.enabled]
+        computed = {metric.name for spec in steps for metric in spec.component.reports(spec.config)}
         for position, spec in enumerate(self.gate):
             if not (spec.required and spec.enabled):
                 yield f"gate.{position}: a gate is never optional; take it out of the recipe if it is not meant"
+            yield from self._unknown_subjects(position, spec)
             for metric in spec.component.needs(spec.config):
                 if self.benchmark and metric not in computed:
                     yield (
                         f"gate.{position}: no benchmark of this recipe measures '{metric}' "
                         f"(measured: {', '.join(sorted(computed))})"
                     )
+
+    @property
+    def has_champion(self) -> bool:
+        """Whether a gate compares with the version in production."""
+        return any(CHAMPION in spec.component.compares_with(spec.config) for spec in self.gate)
+
+    def _unknown_subjects(self, position: int, spec: Spec) -> Iterable[str]:
+        known = {"base", "trained", CHAMPION, *self.optimize}
+        for name in spec.component.compares_with(spec.config):
+            if name not in known and not self.optimize.search:
+                yield f"gate.{position}: nothing here is called '{name}' (known: {', '.join(sorted(known))})"
+            if name == CHAMPION and not self.register_as:
+                yield f"gate.{position}: the champion is a version of the model that 'register' names; add that section"
 
     def dump(self) -> dict[str, Any]:
         """Plain data that parses to the same recipe."""

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from components.core.condition import Condition
 from components.core.kinds import registry
 from components.core.recipe import KIND_MARK, OPTIONAL, SWITCHES, WHEN, Action, recipe_model
+from components.core.suites import suite_names
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 LAYER = ".layer"
@@ -35,6 +36,8 @@ def recipe_schema() -> dict[str, Any]:
     variants = recipe["properties"]["optimize"]
     others = [{"enum": _sound("preset")}, {"type": "null", "description": "no such variant"}]
     variants["additionalProperties"] = {"anyOf": [variants["additionalProperties"], *others]}
+    steps = recipe["properties"]["benchmark"]
+    steps["items"] = {"anyOf": [steps["items"], {"enum": suite_names()}, {"type": "string", "pattern": r"\.ya?ml$"}]}
     definitions["Contract"]["properties"]["rules"] = _rules(definitions)
     definitions["recipe"] = recipe
     definitions |= {f"{name}{LAYER}": _layer(definition) for name, definition in definitions.items()}

@@ -144,7 +144,8 @@ class Search(StrictConfig):
 
     def metrics(self) -> dict[str, Any]:
         """What is known of a trial in the end, by name."""
-        return {"bytes": Figure()} | {metric.name: metric for spec in self.measure for metric in spec.component.metrics}
+        found = (metric for spec in self.measure for metric in spec.component.reports(spec.config))
+        return {"bytes": Figure()} | {metric.name: metric for metric in found}
 
     @property
     def space_of_all(self) -> Any:

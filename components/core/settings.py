@@ -13,11 +13,11 @@ import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
@@ -40,6 +40,41 @@ class Monitoring(StrictConfig):
     folder: Path = Field(Path("logs"), description="journals of runs, below root")
 
 
+class Price(StrictConfig):
+    """What a machine costs, so that runs can be told in money."""
+
+    per_hour: PositiveFloat = Field(description="of one machine")
+    currency: str = Field("EUR", min_length=1, max_length=12)
+
+
+def _by_name(value: Any) -> Any:
+    """`dask` is short for `{type: dask}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+class Runner(StrictConfig):
+    """Where variants, benchmarks and trials of a search are made, and how many at the same time."""
+
+    type: Literal["threads", "processes", "dask", "ray"] = "threads"
+    workers: PositiveInt | None = Field(None, description="null: 1 thread, 2 processes; a cluster has its own")
+    address: str | None = Field(None, description="of a Dask or Ray cluster that is there; null: started for the run")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Runner:
+        if self.address is not None and self.type in ("threads", "processes"):
+            raise ConfigError(
+                f"'{self.type}' run on this machine and have no address; take it out, or write type: dask"
+            )
+        if self.address is not None and self.workers is not None:
+            raise ConfigError("a cluster that is there has its own workers; take 'workers' out, or 'address'")
+        return self
+
+    @property
+    def at_once(self) -> int:
+        """How many work here at the same time; of a cluster that is there, nobody knows."""
+        return self.workers or (1 if self.type == "threads" else 2)
+
+
 class Settings(StrictConfig):
     """The settings of this process. Made in code they are what they are given; `load_settings` asks the sources."""
 
@@ -49,6 +84,8 @@ class Settings(StrictConfig):
     monitoring: Monitoring = Monitoring()
     features: dict[str, bool] = Field({}, description="sinks to switch on or off, by name")
     sinks: dict[str, dict[str, Any]] = Field({}, description="configuration of sinks, by name")
+    runner: Annotated[Runner, BeforeValidator(_by_name)] = Field(Runner(), description="its type alone, or its keys")
+    cost: Price | None = Field(None, description="price of this machine; null: runs are not told in money")
 
     @property
     def folder(self) -> Path:

@@ -1,10 +1,13 @@
 """How much of what training brought survives compression: (variant - base) / (trained - base).
 
 gate: [{type: recovery, metric: exact_match, min: 0.97}]
+
+It is a ratio of means, not a test: how surely the variant is no worse than the trained model, `non_inferior` says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +15,7 @@ from pydantic import Field
 
 from components.core.component import StrictConfig
 from components.core.kinds import register
+from components.gates._metrics import better, measured, shown
 from components.interfaces import Check, Gate, Scoreboard
 
 
@@ -29,18 +33,22 @@ class RecoveryGate(Gate):
     def needs(cls, config: Any) -> Iterable[str]:
         return (config.metric,)
 
+    @classmethod
+    def compares_with(cls, config: Any) -> Iterable[str]:
+        return ("base", "trained")
+
     def judge(self, variant: str, board: Scoreboard) -> list[Check]:
-        metric = self.config.metric
+        metric, about = self.config.metric, measured(self.config.metric, board)
         found = {name: board.metrics(name).get(metric) for name in ("base", "trained", variant)}
-        missing = [name for name, value in found.items() if value is None]
+        missing = [name for name, value in found.items() if value is None or not math.isfinite(value)]
         if missing:
-            summary = f"{metric} was not measured on {', '.join(missing)}"
-            return [Check(gate="recovery", passed=False, summary=summary)]
+            return [_failed(f"{metric} was not measured on {', '.join(missing)}")]
         base, trained, mine = (float(value) for value in found.values() if value is not None)
-        if trained <= base:
-            summary = f"training brought no gain in {metric} ({base:.1%} -> {trained:.1%}), so there is none to keep"
-            return [Check(gate="recovery", passed=False, summary=summary)]
-        kept = (mine - base) / (trained - base)
+        brought = better(about) * (trained - base)
+        if brought <= 0:
+            change = f"{shown(about, base)} -> {shown(about, trained)}"
+            return [_failed(f"training brought no gain in {metric} ({change}), so there is none to keep")]
+        kept = better(about) * (mine - base) / brought
         return [
             Check(
                 gate="recovery",
@@ -49,3 +57,7 @@ class RecoveryGate(Gate):
                 figures={"kept": kept, "base": base, "trained": trained, "variant": mine},
             )
         ]
+
+
+def _failed(summary: str) -> Check:
+    return Check(gate="recovery", passed=False, summary=summary)

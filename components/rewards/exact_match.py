@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import Field
 
+from components.core.answers import parsed, same
 from components.core.chat import Message
 from components.core.kinds import register
 from components.interfaces import Reward, RewardConfig
-from components.rewards._answers import expected, parsed, same
+from components.rewards._answers import expected
 
 
 @register("reward", "exact_match")

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
+from components.core.answers import NOTHING, parsed
 from components.core.chat import Message
 from components.core.kinds import register
 from components.interfaces import Reward, RewardConfig
-from components.rewards._answers import NOTHING, parsed
 
 
 @register("reward", "json_valid")

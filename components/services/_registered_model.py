@@ -16,9 +16,14 @@ class ChatModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Answers a list of user messages greedily, through ONNX Runtime GenAI."""
 
     def load_context(self, context: Any) -> None:
+        folder = Path(context.artifacts["model"])
+        if not (folder / "genai_config.json").is_file():
+            raise RuntimeError(
+                f"'{folder}' holds no ONNX model, the one kind that this code opens; ask the version with: "
+                "postmill generate MODEL@alias PROMPT"
+            )
         import onnxruntime_genai as og
 
-        folder = Path(context.artifacts["model"])
         self.model = og.Model(str(folder))
         self.tokenizer = og.Tokenizer(self.model)
         self.system = (context.model_config or {}).get("system")

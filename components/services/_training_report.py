@@ -37,7 +37,7 @@ def training_markdown(figures: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = ["", "## training", "", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
     lines += [_row([read(step) for read in COLUMNS.values()]) for step in figures]
-    told = [f"- {_cell(step['type'])}: {line}" for step in figures for line in _happened(step)]
+    told = [f"- {_cell(step['type'])}: {line}" for step in figures for line in happened(step)]
     lines += ["", *told] if told else []
     for step in figures:
         lines += _samples(step)
@@ -71,7 +71,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _happened(step: Mapping[str, Any]) -> list[str]:
+def happened(step: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the figures, one line each."""
     lines = [f"curve in `{step['curve']}`"] if step["curve"] else []
     evaluations = [entry for entry in step.get("evaluations") or () if entry.get("loss") is not None]

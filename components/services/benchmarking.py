@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from components.core.artifacts import Artifact, write_json
 from components.core.errors import DataError, StepSkipped
 from components.core.events import BenchmarkMeasured, BenchmarkStarted
-from components.core.kinds import service
+from components.core.kinds import registry, service
 from components.core.recipe import Spec
-from components.interfaces import Measurement, Scoreboard, StepContext, Subject
+from components.interfaces import Keep, Measurement, Metric, Scoreboard, StepContext, Subject
 from components.services.data import load_rows
 from components.services.optional import optional
 from components.services.workspace import Workspace
@@ -43,13 +43,15 @@ class BenchmarkService:
         raise AssertionError("unreachable")  # `optional` never swallows
 
     def _measure(self, spec: Spec, group: list[Subject], dataset: Artifact, seed: int) -> Artifact:
+        benchmark = spec.build()
+
         def make(out: Path) -> Mapping[str, Any]:
-            context = StepContext(seed, self.workspace.bus)
-            problem = spec.component.problem(dataset)
+            context = StepContext(seed, self.workspace.bus, keep=self._keeper(spec))
+            problem = benchmark.problem(dataset)
             if problem:
                 raise DataError(f"benchmark {spec.type}: {problem}")
             context.bus.emit(BenchmarkStarted(benchmark=spec.type, subjects=tuple(subject.name for subject in group)))
-            found = spec.build().measure(group, load_rows(dataset), context)
+            found = benchmark.measure(group, load_rows(dataset), context)
             write_json(out / "measurements.json", [measurement.model_dump() for measurement in found])
             return {"metrics": {measurement.subject: measurement.metrics for measurement in found}}
 
@@ -59,7 +61,7 @@ class BenchmarkService:
             "benchmark",
             name,
             spec.parts(),
-            {**spec.identity(), "seed": seed},
+            {**spec.identity(), **benchmark.identity(), "seed": seed},
             {"dataset": dataset, **inputs},
             "measurement",
             make,
@@ -67,6 +69,17 @@ class BenchmarkService:
         for subject, metrics in artifact.meta["metrics"].items():
             self.workspace.bus.emit(BenchmarkMeasured(benchmark=spec.type, subject=subject, metrics=metrics))
         return artifact
+
+    def _keeper(self, spec: Spec) -> Keep:
+        """An artifact of its own for what a benchmark uses again when it measures other subjects."""
+
+        def keep(
+            name: str, config: Mapping[str, Any], parents: Mapping[str, Artifact], make: Callable[[Path], Any]
+        ) -> Path:
+            label = f"{spec.type} {name}"
+            return self.workspace.stage("reference", label, spec.parts(), config, parents, "reference", make).path
+
+        return keep
 
 
 def scoreboard(artifacts: Sequence[Artifact]) -> Scoreboard:
@@ -78,3 +91,9 @@ def scoreboard(artifacts: Sequence[Artifact]) -> Scoreboard:
             for entry in artifact.read_json("measurements.json")
         ]
     )
+
+
+def known_metrics() -> dict[str, Metric]:
+    """What every benchmark that is installed says of its metrics, by name."""
+    sound = [name for name in registry.names("benchmark") if not registry.broken("benchmark", name)]
+    return {metric.name: metric for name in sound for metric in registry.get("benchmark", name).metrics}

@@ -30,7 +30,7 @@ VERDICT = "verdict.json"
 
 def metrics_of(recipe: Recipe) -> list[Metric]:
     """Every metric that the recipe's benchmarks report, in order."""
-    return [metric for spec in recipe.benchmark for metric in spec.component.metrics]
+    return [metric for spec in recipe.benchmark for metric in spec.component.reports(spec.config)]
 
 
 def show(metric: Metric, value: float | None) -> str:
@@ -43,7 +43,7 @@ def show(metric: Metric, value: float | None) -> str:
         return human_bytes(value)
     if metric.unit == "nats":
         return f"{value:.4f}"
-    return f"{value:,.1f}" if value >= 10 else f"{value:,.2f}"
+    return f"{value:,.1f}" if value >= 10 else f"{value:,.2f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def write_evidence(

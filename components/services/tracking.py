@@ -48,6 +48,7 @@ from components.core.search import TRIAL
 from components.core.secret import masked, masked_data
 from components.interfaces import Tracker
 from components.services.application import Application
+from components.services.timings import Stopwatch
 from components.services.workspace import Workspace
 from components.trackers._several import Several
 from components.trackers.mlflow import MlflowTracker
@@ -118,6 +119,7 @@ class RunTracking:
         self._at = self._last = -1  # the training step of the recipe that is on, and the last of its steps written
         self._training = False
         self._samples: list[SampleGenerated] = []
+        self.watch = Stopwatch(workspace.bus)
         self._off: list[Callable[[], None]] = []
 
     def __enter__(self) -> RunTracking:
@@ -128,6 +130,7 @@ class RunTracking:
         tags |= plugin_tags(self.plugins)
         self.run_id = self.trackers.start(self.recipe.name, _flatten(recipe), tags)
         bus = self.workspace.bus
+        self._off.append(self.watch.__enter__().__exit__)
         bus.emit(RunStarted(recipe=self.recipe.name, run_id=self.run_id, digest=digest, plugins=self.plugins))
         handlers: dict[type[Event], Callable[[Any], None]] = {
             TrainingStarted: self._on_training_started,

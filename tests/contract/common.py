@@ -17,6 +17,10 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
         "hub": {"name": "somewhere"},
         "mix": {"sources": [{"reader": {"type": "jsonl", "path": "rows.jsonl"}}]},
     },
+    "benchmark": {
+        "multiple_choice": {"questions": "maths.jsonl"},
+        "lm_eval": {"tasks": "tasks", "metrics": {"sums": ["acc"]}},
+    },
     "trainer": {"distillation": {"teacher": {"type": "pretrained", "name": "somewhere"}}},
 }
 """Keys without a default, by kind and component."""

@@ -223,3 +223,4 @@ def test_answers_end_at_the_end_of_turn(silent: Backend) -> None:
     assert silent.generate([prompt], 6) == [Generation(text="", tokens=1, finished=True)]
     assert list(silent.stream(prompt, 6)) == [end]
     assert len(list(silent.stream(prompt, 6, stop=False))) == 6
+    assert [answer.tokens for answer in silent.generate(prompts(silent), 5, stop=False)] == [5] * 4

@@ -10,20 +10,23 @@ from tests.contract.common import check_component, named
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "budget": {"max": {"bytes": 10}, "min": {"tokens_per_s": 1}},
+    "non_inferior": {"metric": ["json_valid", "field_accuracy"], "against": "trained", "margin": 0.1},
     "paired": {"metric": "json_valid"},
     "recovery": {"metric": "field_accuracy"},
 }
 
 
 class Spy(Scoreboard):
-    """A scoreboard on which everything is measured, and that remembers which metrics were read."""
+    """A scoreboard on which everything is measured, and that remembers which metrics were read, and of whom."""
 
     def __init__(self) -> None:
         super().__init__([])
         object.__setattr__(self, "read", set())
+        object.__setattr__(self, "asked", set())
 
     def metrics(self, subject: str) -> dict[str, float]:
         read: set[str] = self.read  # type: ignore[attr-defined]
+        self.asked.add(subject)  # type: ignore[attr-defined]
 
         class Remembering(dict[str, float]):
             def __getitem__(self, name: str) -> float:
@@ -37,6 +40,7 @@ class Spy(Scoreboard):
 
     def rows(self, subject: str, metric: str) -> dict[str, float]:
         self.read.add(metric)  # type: ignore[attr-defined]
+        self.asked.add(subject)  # type: ignore[attr-defined]
         return {"r1": 0.0 if subject == "base" else 1.0}
 
 
@@ -57,6 +61,33 @@ def test_needs_is_what_judge_reads(name: str) -> None:
     gate, board = registry.create("gate", name, **EXAMPLES[name]), Spy()
     gate.judge("int4", board)
     assert set(type(gate).needs(gate.config)) == board.read  # type: ignore[attr-defined]
+
+
+@named("gate")
+def test_compares_with_is_whom_judge_reads(name: str) -> None:
+    """A gate announces exactly the subjects it reads besides the variant, so that they are measured too (C66)."""
+    gate, board = registry.create("gate", name, **EXAMPLES[name]), Spy()
+    gate.judge("int4", board)
+    assert {"int4", *type(gate).compares_with(gate.config)} == board.asked  # type: ignore[attr-defined]
+
+
+@named("gate")
+def test_what_is_no_number_never_passes(name: str) -> None:
+    """A variant whose figures are NaN passes no gate, and none crashes (F5)."""
+    metrics = ("json_valid", "field_accuracy", "exact_match", "bytes", "tokens_per_s")
+    values = {"base": 0.0, "trained": 1.0, "int4": float("nan")}
+    board = Scoreboard(
+        [
+            Measurement(
+                subject=subject,
+                benchmark="exact_match",
+                metrics=dict.fromkeys(metrics, value),
+                rows=[{"id": str(row), **dict.fromkeys(metrics, value)} for row in range(20)],
+            )
+            for subject, value in values.items()
+        ]
+    )
+    assert not any(check.passed for check in registry.create("gate", name, **EXAMPLES[name]).judge("int4", board))
 
 
 @named("gate")

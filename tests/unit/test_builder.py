@@ -56,7 +56,7 @@ def said_with_builder(plain: Plain) -> Pipeline:
             continue
         made = made.optimize(variant, chain) if isinstance(chain, str) else made.optimize(variant, *chain)
     for body in plain.get("benchmark", []):
-        made = made.benchmark(body["type"], **keys(body))
+        made = made.suite(body) if isinstance(body, str) else made.benchmark(body["type"], **keys(body))
     for body in plain.get("gate", []):
         made = made.gate(body["type"], **keys(body))
     return made.register(**plain["register"]) if plain.get("register") else made
@@ -348,9 +348,10 @@ class Dice:
         benchmarks = [self.component("benchmark") for _ in range(self.random.randrange(1, 4))]
         for body in benchmarks[1:]:
             body |= {"required": roll() < 0.5, "enabled": roll() < 0.8}
-        metrics = sorted(
-            {m.name for b in benchmarks if b.get("enabled", True) for m in registry.get("benchmark", b["type"]).metrics}
-        )
+        for number, body in enumerate(benchmarks):
+            if "name" in registry.get("benchmark", body["type"]).Config.model_fields:
+                body["name"] = f"b{number}"  # several of them may be asked, each under a name of its own
+        metrics = sorted({name for body in benchmarks if body.get("enabled", True) for name in self._reported(body)})
         gates = [self._gate(metrics) for _ in range(self.random.randrange(3))]
         return {
             "name": self.random.choice(["a", "x.y-z_0", "n" * 100, "null", "12", "1.5"]),
@@ -364,6 +365,11 @@ class Dice:
             "register": self.value(self.definitions["RegisterSection"]) if gates and roll() < 0.8 else None,
             "services": self.random.choice([{}, {"a": "b"}, {"a": {"type": "b", "c": [1, {"d": None}]}}]),
         }
+
+    def _reported(self, body: Plain) -> list[str]:
+        cls = registry.get("benchmark", body["type"])
+        config = {key: value for key, value in body.items() if key not in ("type", "required", "enabled")}
+        return [metric.name for metric in cls.reports(cls.Config(**config))]
 
     def _step(self, kind: str, **fixed: Any) -> Plain:
         """A trainer that ends with an artifact of that kind."""
@@ -389,7 +395,8 @@ class Dice:
         return self.random.choice(
             [
                 self.component("gate", "budget", max=limits, min={}),
-                self.component("gate", "paired", metric=chosen),
+                self.component("gate", "paired", metric=chosen, against="base", min_gain=0.1),
+                self.component("gate", "non_inferior", metric=chosen, against="trained", margin=0.05),
                 self.component("gate", "recovery", metric=chosen),
             ]
         )
@@ -458,7 +465,7 @@ def test_random_recipes(tmp_path: Path, seed: int) -> None:
 
 def test_random_recipes_are_different() -> None:
     """Control: the dice reach every trainer, pass, benchmark, gate and preset."""
-    made = [Dice(seed).recipe() for seed in range(50)]
+    made = [Dice(seed).recipe() for seed in range(80)]
     text = yaml.safe_dump(made)
     for kind in ("model", "trainer", "optimizer", "pass", "benchmark", "gate", "preset"):
         for name in registry.names(kind):

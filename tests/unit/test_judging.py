@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -56,6 +57,76 @@ def test_one_failed_gate_is_enough() -> None:
     """All gates have to pass, not some of them (F5)."""
     gates = [*limit(max={"bytes": 1000}), *limit(max={"bytes": 1})]
     assert decide(gates, ["int4"], board(), "smallest").chosen is None
+
+
+def test_not_measured_is_never_preferred() -> None:
+    """A variant without the preferred figure, or whose figure is no number, comes last whichever way is better."""
+    for figure in ({}, {"tokens_per_s": math.nan}):
+        on = [
+            Measurement(subject=n, benchmark="b", metrics=m) for n, m in (("a", figure), ("b", {"tokens_per_s": 1.0}))
+        ]
+        assert decide([], ["a", "b"], Scoreboard(on), "fastest").chosen == "b"
+
+
+def answers(won: dict[str, int], rows: int = 60) -> Scoreboard:
+    """Variants that have so many rows right which the base has wrong."""
+    scores = {"base": 0, **won}
+    return Scoreboard(
+        [
+            Measurement(
+                subject=name,
+                benchmark="exact_match",
+                metrics={"exact_match": right / rows, "bytes": 1.0},
+                rows=[{"id": str(i), "exact_match": int(i < right)} for i in range(rows)],
+            )
+            for name, right in scores.items()
+        ]
+    )
+
+
+def paired(**config: Any) -> list[Spec]:
+    return [Spec(kind="gate", type="paired", config=registry.get("gate", "paired").Config(**config))]
+
+
+def test_tests_are_corrected_for_the_variants() -> None:
+    """Who is one of several is held to more: 7 wins are p=1/128, enough alone and not as the best of three, where Holm
+    makes it 3/128; the check says so (F5)."""
+    on = answers({"a": 7, "b": 2, "c": 1})
+    assert decide(paired(), ["a"], on, "smallest").accepted == ["a"]
+    verdict = decide(paired(), ["a", "b", "c"], on, "smallest")
+    assert verdict.accepted == []
+    check = verdict.variants[0].checks[0]
+    assert check.figures["p"] == pytest.approx(1 / 128)
+    assert check.figures["p_of_variants"] == pytest.approx(3 / 128)
+    assert check.summary.endswith("; of 3 variants p=0.023")
+
+
+def test_holm_steps_down() -> None:
+    """After the best variant the next one is corrected for the rest only: p of 9, 8 and 7 wins, times 3, 2 and 1."""
+    verdict = decide(paired(alpha=0.0085), ["a", "b", "c"], answers({"a": 9, "b": 8, "c": 7}), "smallest")
+    assert verdict.accepted == ["a", "b", "c"]
+    found = [v.checks[0].figures["p_of_variants"] for v in verdict.variants]
+    assert found == pytest.approx([3 / 512, 2 / 256, 1 / 128])
+
+
+def test_correction_can_be_declined() -> None:
+    """With `correct: none` every variant is judged as if it were the only one."""
+    on = answers({"a": 7, "b": 2, "c": 1})
+    assert decide(paired(correct="none"), ["a", "b", "c"], on, "smallest").accepted == ["a"]
+
+
+def test_a_variant_that_could_not_be_tested_counts() -> None:
+    """One that was not measured is among those that were tried, and fails alone."""
+    verdict = decide(paired(), ["a", "b"], answers({"a": 8}), "smallest")
+    assert verdict.accepted == ["a"]
+    assert verdict.variants[0].checks[0].figures["p_of_variants"] == pytest.approx(2 / 256)
+
+
+def test_limits_are_not_corrected() -> None:
+    """A check that is no test stays what it is, however many variants there are."""
+    verdict = decide(limit(max={"bytes": 1000}), list(FIGURES), board(), "smallest")
+    assert [v.checks[0].p for v in verdict.variants] == [None] * 3
+    assert verdict.accepted == list(FIGURES)
 
 
 @pytest.mark.parametrize(
