@@ -10,8 +10,8 @@ RECIPE ?= configs/quickstart.yaml
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-fast test-slow test-chaos lint setup data audit bench-quickstart bench-framework bench-data \
-  bench-training bench-optimization bench-gpu-training clean
+.PHONY: run test test-fast test-slow test-chaos test-postgres lint setup data audit bench-quickstart bench-framework bench-data \
+  bench-training bench-optimization bench-gpu-training bench-lifecycle clean
 
 run: setup data
 	$(BIN)/postmill run $(RECIPE)
@@ -27,6 +27,11 @@ test-slow: setup data
 
 test-chaos: setup data
 	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)
+
+# a PostgreSQL of its own in a temporary folder; needs Debian's postgresql
+test-postgres: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgres]'
+	$(BIN)/python -m pytest -n 0 -m postgres --timeout 1800 $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -45,6 +50,9 @@ bench-training: setup data
 
 bench-optimization: setup data
 	$(BIN)/python -m benchmarks.optimization $(ARGS)
+
+bench-lifecycle: setup data
+	$(BIN)/python -m benchmarks.lifecycle $(ARGS)
 
 bench-gpu-training: setup
 	$(BIN)/python -m benchmarks.gpu_training $(ARGS)

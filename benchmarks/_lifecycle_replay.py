@@ -1,4 +1,4 @@
-"""The quickstart's registered model, made again from its commit and its data: is every stage the same, byte for byte?"""
+"""The quickstart's registered model, made again from its commit and its data: is every stage the same?"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_config, cli_data, cli_lineage, cli_models, cli_plugins
+from flows import cli_config, cli_data, cli_lineage, cli_models, cli_plugins, cli_schedule, cli_ui
 from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console
 from flows.cli_data import AllowDirty, dirty
 
@@ -31,6 +31,8 @@ app.add_typer(cli_data.app)
 app.add_typer(cli_plugins.app)
 app.add_typer(cli_models.app)
 cli_lineage.add_to(app)
+app.add_typer(cli_schedule.app)
+app.add_typer(cli_ui.app)
 
 
 def _version(wanted: bool) -> None:
@@ -52,6 +54,7 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
     """Run a recipe: validate, train, and as far as it says so optimize, benchmark, judge, register."""
     started, screen, set_ = time.monotonic(), console(), dirty(set_, allow_dirty)
     from components.trackers.mlflow import preload
+    from flows.claims import mark_crashed
     from flows.display import Display
     from flows.environment import be_quiet, prepare
     from flows.session import notices, read, session
@@ -60,7 +63,8 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
     with session(set_, recipe=True) as application:
         plan, _ = read(application, recipe, set_, env)
         application.check(plan)
-        _say(screen, [*prepare(application.settings.folder), *notices()])
+        root = application.settings.folder
+        _say(screen, [*prepare(root), *mark_crashed(root), *notices()])
         _stop_cleanly_on_sigterm()
         preload()
         screen.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
@@ -83,9 +87,10 @@ def _stop_cleanly_on_sigterm() -> None:
 
 def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: float) -> None:
     from components.core.errors import GateNotPassed
+    from components.services.cost import cost_line
     from flows.display import print_reasons, results_table, training_table
     from flows.display_search import print_search
-    from flows.results import read_results, read_search, read_training
+    from flows.results import read_cost, read_results, read_search, read_training
 
     folder = workspace.reports / plan.name
     board, verdict = read_results(folder)
@@ -99,6 +104,8 @@ def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: floa
         print_reasons(console, verdict)
     report = os.path.relpath(folder / "report.md")
     console.print(f"\n{seconds:.0f} s in all. Evidence: {report}", highlight=False)
+    if cost := read_cost(folder):
+        console.print(cost_line(cost), highlight=False, markup=False)
     if verdict is None:
         _where(console, outcome)
         return
@@ -230,22 +237,6 @@ def generate(
         for piece in services.get(InferenceService).stream(model, prompt, system, max_new_tokens):
             typer.echo(piece, nl=False)
     typer.echo()
-
-
-@app.command()
-@clear_errors
-def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
-    """Open the MLflow UI on the runs and models of this directory."""
-    from components.trackers.mlflow import SETTINGS, connect, tracking_uri
-    from flows.session import session
-
-    with session() as application:
-        root = application.settings.folder
-    connect(root)
-    environment = {**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = ["mlflow", "ui", "--backend-store-uri", tracking_uri(root), "--port", str(port), "--workers", "1"]
-    typer.echo(f"http://127.0.0.1:{port}   (stop with Ctrl-C)")
-    os.execvpe(sys.executable, [sys.executable, "-m", *command], environment)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def promote(
     from components.services.promotion import PromotionService
     from flows.session import session
 
-    with session() as application, application.container() as services:
+    with session() as application, application.open_sinks(), application.container() as services:
         move = services.get(PromotionService).promote(model, version, to, by, why)
     _tell(model, move)
 
@@ -53,7 +53,7 @@ def rollback(
     from components.services.promotion import PromotionService
     from flows.session import session
 
-    with session() as application, application.container() as services:
+    with session() as application, application.open_sinks(), application.container() as services:
         move = services.get(PromotionService).rollback(model, alias, by, why)
     _tell(model, move)
 

@@ -123,7 +123,11 @@ class Entry(BaseModel):
     @field_validator("triggers")
     @classmethod
     def _fit(cls, triggers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        _named(lambda: _triggers(triggers), "write an event trigger as {expect: [postmill.data.drifted]}")
+        remedy = "write an event trigger as {expect: [postmill.data.drifted]}"
+        # Prefect lets unknown keys pass, and one that expects nothing in particular is started by every event
+        if any(each.get("type", "event") == "event" and not each.get("expect") for each in triggers):
+            raise ValueError(remedy)
+        _named(lambda: _triggers(triggers), remedy)
         return triggers
 
 

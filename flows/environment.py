@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import urllib.error
-import urllib.request
 import warnings
 from pathlib import Path
 
@@ -48,27 +46,23 @@ def prepare(root: Path) -> list[str]:
     be_quiet()
     os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    for name in ("httpx", "httpcore", "mlflow", "alembic", "prefect"):
+    for name in ("httpx", "httpcore", "mlflow", "alembic", "prefect", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # of transformers and its neighbours about each other; nothing the user can act on
     warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow|prefect")
     notices = []
+    from flows.servers import answers, running
+
     url = os.environ.get("PREFECT_API_URL")
-    if url and not _answers(url):
+    if not url and (url := running(root)):
+        os.environ["PREFECT_API_URL"] = url  # the server of `postmill schedule` or `postmill ui`
+    if url and not answers(url):
         del os.environ["PREFECT_API_URL"]
         notices.append(f"no Prefect server answers at {url}; using an embedded one for this run")
     if not os.environ.get("PREFECT_API_URL"):
         notices += [f"stopped a server that a killed run left behind (process {pid})" for pid in stop_orphans()]
     return notices
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
 
 
 def stop_orphans() -> list[int]:

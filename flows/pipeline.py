@@ -14,12 +14,18 @@ from prefect import flow
 from components.core.recipe import parse_recipe
 from components.interfaces import Subject
 from components.services.application import application
+from components.services.cost import CostService
 from components.services.optimization import OptimizationService
+from components.services.runner import RunnerService
 from components.services.tracking import RunTracking
+from flows.claims import claimed
 from flows.search import search
 from tasks import events  # noqa: F401  registers the sink that tells Prefect
+from tasks.each import each
 from tasks.register import Outcome, champion, record, register
 from tasks.steps import benchmark, errors_without_secrets, fetch_model, judge, optimize, train, validate
+
+_ANOTHER_NAME = "or give this run another name: --set name={}-2"
 
 
 @flow(name="pipeline", flow_run_name="{recipe[name]}", persist_result=True, result_serializer="json")
@@ -27,13 +33,20 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
     """Run a recipe (as plain data) from rows to a registered model."""
     with errors_without_secrets(), application() as app:
         plan = parse_recipe(recipe)
-        with app.run(plan) as run:
+        with (
+            claimed(app.workspace.root, plan.name, hint=_ANOTHER_NAME.format(plan.name)) as claim,
+            app.run(plan) as run,
+        ):
             tracking = run.get(RunTracking)
+            run.get(CostService)  # listens from here on
+            run.get(RunnerService)  # a cluster that does not answer is found before any work
+            claim.tracked(tracking)
             base = fetch_model(plan)
             dataset = validate(plan, base)
             trained = train(plan, base, dataset)
-            made = {name: optimize(plan, name, trained, dataset) for name in plan.optimize}
-            variants = {name: artifact for name, artifact in made.items() if artifact is not None}
+            given = {"recipe": plan, "dataset": dataset}
+            made = each(optimize, [{**given, "name": name, "trained": trained} for name in plan.optimize])
+            variants = {name: artifact for name, artifact in zip(plan.optimize, made, strict=True) if artifact}
 
             parents = run.get(OptimizationService).parents(trained)
             subjects = [Subject(name="base", artifact=base), Subject(name="trained", artifact=trained, parents=parents)]
@@ -42,7 +55,8 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
             variants |= found.variants
             subjects += [Subject(name=name, artifact=artifact) for name, artifact in variants.items()]
 
-            measured = [each for spec in plan.benchmark for each in benchmark(plan, spec, subjects, dataset) or ()]
+            found_by = each(benchmark, [{**given, "spec": spec, "subjects": subjects} for spec in plan.benchmark])
+            measured = [artifact for artifacts in found_by for artifact in artifacts or ()]
             verdict = judge(plan, measured, list(variants)) if plan.judged else None
             record(plan, dataset, trained, subjects, measured, verdict, tracking.notes(), found.report)
             outcome: Outcome = register(plan, tracking.run_id, subjects, dataset, measured, verdict)

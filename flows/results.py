@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.interfaces import Measurement, Scoreboard
+from components.services.cost import COST
 from components.services.evidence import TRAINING, VERDICT
 from components.services.judging import Verdict
 from components.services.search import REPORT
@@ -31,5 +32,12 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
 def read_search(folder: Path) -> dict[str, Any] | None:
     """What a search found; None if there was none."""
     file = folder / REPORT
+    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found
+
+
+def read_cost(folder: Path) -> dict[str, Any] | None:
+    """What a run cost; None without a price in the settings."""
+    file = folder / COST
     found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return found

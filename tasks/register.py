@@ -15,6 +15,7 @@ from components.core.recipe import Recipe
 from components.interfaces import Subject
 from components.services.application import Application, current
 from components.services.benchmarking import scoreboard
+from components.services.cost import CostService, add_cost
 from components.services.data import load_rows
 from components.services.evidence import REPORT, training_chain, write_evidence
 from components.services.judging import read_verdict
@@ -78,6 +79,8 @@ def record(
     write_stages(folder, record_stages(made, dataset, workspace.store))
     if search is not None:
         add_search(folder, search)
+    if cost := current().get(CostService).report():
+        add_cost(folder, cost)
     _write_page(folder, recipe, dataset, [dataset, trained, *measured, *filter(None, (search, verdict))])
     workspace.bus.emit(EvidenceWritten(folder=str(folder), chosen=verdict.meta["chosen"] if verdict else None))
 
@@ -92,7 +95,7 @@ def _write_page(folder: Path, recipe: Recipe, dataset: Artifact, parts: list[Art
     write_page(folder, current().get(LineageGraphService).of_run(parts, run), timings, dataset)
 
 
-@step(name="register")
+@step(name="register", task_run_name="register {recipe.name}")
 def register(
     recipe: Recipe,
     run_id: str,

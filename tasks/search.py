@@ -8,6 +8,7 @@ from components.core.search import Search
 from components.interfaces import Subject
 from components.services._trials import Trial
 from components.services.application import current
+from components.services.runner import RunnerService
 from components.services.search import SearchService
 from tasks.steps import step
 
@@ -20,8 +21,7 @@ def _search(recipe: Recipe) -> Search:
 @step(name="trial", task_run_name="trial {trial.number}")
 def attempt(recipe: Recipe, trial: Trial, subjects: list[Subject], dataset: Artifact, finished: list[Trial]) -> Trial:
     """One chain of the search: made, and measured unless it leads nowhere."""
-    service = current().get(SearchService)
-    return service.run(_search(recipe), trial, subjects, dataset, recipe.seed, finished)
+    return current().get(RunnerService).trial(recipe, trial, subjects, dataset, finished)
 
 
 @step(name="report search")

@@ -22,11 +22,11 @@ from components.core.recipe import Recipe, Spec
 from components.core.secret import masked
 from components.interfaces import Subject
 from components.services.application import current
-from components.services.benchmarking import BenchmarkService
 from components.services.data import DataService
 from components.services.judging import JudgingService
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
+from components.services.runner import RunnerService
 from components.services.training import TrainingService
 
 F = Callable[..., Any]
@@ -82,7 +82,7 @@ def step(**options: Any) -> Callable[[F], F]:
     return decorate
 
 
-@step(name="validate data")
+@step(name="validate data", task_run_name="validate data of {recipe.name}")
 def validate(recipe: Recipe, base: Artifact) -> Artifact:
     """Rows that passed the contract, as tokens of the base model."""
     service = current().get(DataService)
@@ -92,13 +92,19 @@ def validate(recipe: Recipe, base: Artifact) -> Artifact:
     return dataset
 
 
-@step(name="fetch model", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=lambda _t, _r, s: _is_network(s))
+@step(
+    name="fetch model",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_jitter_factor=0.3,
+    retry_condition_fn=lambda _t, _r, s: _is_network(s),
+)
 def fetch_model(recipe: Recipe) -> Artifact:
     """The base model."""
     return current().get(ModelService).fetch(recipe.model)
 
 
-@step(name="train")
+@step(name="train", task_run_name="train {recipe.name}")
 def train(recipe: Recipe, base: Artifact, dataset: Artifact) -> Artifact:
     """The trained model or adapter."""
     return current().get(TrainingService).train(recipe.train, base, dataset, recipe.seed)
@@ -107,16 +113,16 @@ def train(recipe: Recipe, base: Artifact, dataset: Artifact) -> Artifact:
 @step(name="optimize", task_run_name="optimize {name}")
 def optimize(recipe: Recipe, name: str, trained: Artifact, dataset: Artifact) -> Artifact:
     """One variant of the trained model; None if it is skipped."""
-    return current().get(OptimizationService).variant(name, recipe.optimize[name], trained, recipe.seed, dataset)
+    return current().get(RunnerService).variant(recipe, name, trained, dataset)
 
 
 @step(name="benchmark", task_run_name="benchmark {spec.type}")
 def benchmark(recipe: Recipe, spec: Spec, subjects: list[Subject], dataset: Artifact) -> list[Artifact]:
     """One benchmark on all subjects; None if it is skipped."""
-    return current().get(BenchmarkService).run(spec, subjects, dataset, recipe.seed)
+    return current().get(RunnerService).benchmark(recipe, spec, subjects, dataset)
 
 
-@step(name="judge")
+@step(name="judge", task_run_name="judge {recipe.name}")
 def judge(recipe: Recipe, measured: list[Artifact], variants: list[str]) -> Artifact:
     """The verdict of the gates."""
     return current().get(JudgingService).judge(recipe, measured, variants)

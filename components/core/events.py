@@ -112,7 +112,10 @@ class StageProgress(Event, topic="stage.progress"):
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinished(Event, topic="stage.finished"):
-    """A stage committed its artifact (`size` in bytes). What it cost: memory in bytes, `cpu` the share of all cores."""
+    """A stage committed its artifact (`size` in bytes).
+
+    What it cost: memory in bytes, `cpu` the share of all cores of the `machine`.
+    """
 
     stage: str
     name: str
@@ -122,6 +125,7 @@ class StageFinished(Event, topic="stage.finished"):
     peak_memory: int = 0
     peak_gpu_memory: int = 0
     cpu: float = 0.0
+    machine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,7 @@ class StageFailed(Event, topic="stage.failed"):
     stage: str
     name: str
     error: str
+    machine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 
 WIRING = (
     *(
@@ -29,6 +30,8 @@ WIRING = (
 )
 NEUTRAL = frozenset(("components.interfaces", *(f"components.core.{name}" for name in WIRING)))
 """Modules that wire and report but compute nothing that ends in an artifact."""
+_PARSER = Lock()
+"""Python's parser, up to 3.11, now and then fails when two threads are in it."""
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -88,7 +91,9 @@ def _source(module: str) -> str | None:
 
 def _imports(source: str, module: str) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    with _PARSER:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -24,11 +24,11 @@ from typing import Any
 from components.core import errors
 from components.core.artifacts import Artifact, write_json
 from components.core.errors import PostmillError, TrainingError
-from components.core.events import Event, EventBus
 from components.core.machine import machine
 from components.core.recipe import Spec
 from components.interfaces import StepContext
 from components.services.application import opened_settings
+from components.services.passed_on import events_passed_on
 
 PATIENCE_S = 120
 """Seconds that the processes may take to end a step and save, before they are killed."""
@@ -50,7 +50,7 @@ def launch(spec: Spec, model: Artifact, dataset: Artifact, out: Path, context: S
                 env=_environment(spec),
                 start_new_session=True,  # Ctrl+C reaches them once, through us
             )
-            with _signals_passed_on(process), _events_passed_on(place / EVENTS, context.bus):
+            with _signals_passed_on(process), events_passed_on(place / EVENTS, context.bus):
                 code = process.wait()
         if code != 0 or not (place / FIGURES).is_file():
             raise _failure(place, spec, context, code)
@@ -116,37 +116,6 @@ def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
     if received and process.returncode == 0:
         signal.raise_signal(received[0])
-
-
-@contextmanager
-def _events_passed_on(path: Path, bus: EventBus) -> Iterator[None]:
-    """Read events as they are written, on a thread, until the block has ended and everything is read."""
-    path.touch()
-    done = threading.Event()
-    reader = threading.Thread(target=_follow, args=(path, bus, done), daemon=True)
-    reader.start()
-    try:
-        yield
-    finally:
-        done.set()
-        reader.join()
-
-
-def _follow(path: Path, bus: EventBus, done: threading.Event) -> None:
-    # those of plugins too: what a plugin's trainer tells there is heard here
-    classes: dict[str, type[Event]] = {cls.topic: cls for cls in Event.__subclasses__()}
-    with path.open("r", encoding="utf-8") as lines:
-        kept = ""
-        while True:
-            ended = done.is_set()
-            kept += lines.read()
-            *whole, kept = kept.split("\n")
-            for line in whole:
-                told = json.loads(line)
-                bus.emit(classes[told["topic"]](time=told["time"], **told["data"]))
-            if ended:
-                return
-            done.wait(0.1)
 
 
 def _failure(place: Path, spec: Spec, context: StepContext, code: int) -> PostmillError:

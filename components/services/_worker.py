@@ -6,16 +6,18 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import Artifact, write_json
-from components.core.events import Event, EventBus
+from components.core.events import EventBus
 from components.core.recipe import OfKind, Spec
 from components.core.settings import Settings, load_settings
 from components.interfaces import StepContext
 from components.services._launch import EVENTS, FAILURE, FIGURES, JOB
 from components.services.application import Application
+from components.services.passed_on import events_written
 
 
 def main(place: Path) -> None:
@@ -23,11 +25,9 @@ def main(place: Path) -> None:
     rank = int(os.environ["RANK"])
     job = json.loads((place / JOB).read_text(encoding="utf-8"))
     bus = EventBus()
-    if rank == 0:
-        events = (place / EVENTS).open("a", encoding="utf-8", buffering=1)
-        bus.on_any(lambda event: events.write(_line(event)))
     try:
-        figures = _train(job, bus)
+        with events_written(place / EVENTS, bus) if rank == 0 else nullcontext():
+            figures = _train(job, bus)
     except Exception as error:
         failure = {"type": type(error).__name__, "message": str(error), "time": time.time()}
         write_json(place / FAILURE.format(rank), failure)
@@ -55,10 +55,6 @@ def _trained(job: dict[str, Any], bus: EventBus) -> dict[str, Any]:
     inputs = {role: Artifact.model_validate(plain) for role, plain in job["inputs"].items()}
     context = StepContext(job["seed"], bus, scratch, job["identity"], inputs)
     return dict(spec.build().train(model, dataset, Path(job["out"]), context))
-
-
-def _line(event: Event) -> str:
-    return json.dumps({"topic": event.topic, "time": event.time, "data": event.data}, default=str) + "\n"
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Application:
     def run(self, recipe: Recipe) -> Iterator[Scope]:
         """One scope of services for one run of a recipe, with a bus and sinks of its own; `current()` below."""
         bus = EventBus(self.bus)
-        with self._open_sinks(bus), self.container(recipe, bus) as container, container.scope() as scope:
+        with self.open_sinks(bus), self.container(recipe, bus) as container, container.scope() as scope:
             token = _current.set(scope)
             try:
                 yield scope
@@ -89,7 +89,9 @@ class Application:
                 _current.reset(token)
 
     @contextmanager
-    def _open_sinks(self, bus: EventBus) -> Iterator[None]:
+    def open_sinks(self, bus: EventBus | None = None) -> Iterator[None]:
+        """Sinks on the bus of a run, or on the one of the process, for what is done without a run (a promotion)."""
+        bus = bus or self.bus
         sinks = self.sinks = Instances(registry, bus)  # of the run that began last
         folder = self.settings.folder / self.settings.monitoring.folder
         for name, sink in self._sinks().items():

@@ -29,7 +29,7 @@ from components.core.provenance import library_versions
 from components.core.recipe import CHAMPION
 from components.interfaces import Subject, Tracker
 from components.services._bound_evidence import bind, check_verdict, read_bound, verify_files
-from components.services._moves import PRODUCTION, Ledger, Move, plan, standing, went_further
+from components.services._moves import PRODUCTION, STAGE, Ledger, Move, plan, standing, went_further
 from components.services.workspace import Workspace
 from components.trackers.mlflow import connect, refusals, tracking_uri
 
@@ -225,7 +225,12 @@ class ModelRegistryService:
         wanted = str(aliases.get(alias, "")) if alias else (version or max(found, key=int, default=""))
         if wanted not in found:
             asked = f"alias '{alias}'" if alias else f"version '{version}'"
-            gone = f"; it stood at version {stood[-1]}, which was deleted: promote another" if stood else ""
+            was = f"; it stood at version {stood[-1]}, which " if stood else ""
+            gone = was and was + (
+                f"is in {found[stood[-1]].tags.get(STAGE)} now"
+                if stood[-1] in found
+                else "was deleted: promote another"
+            )
             raise RegistryServiceError(
                 f"model '{name}' has no {asked} (aliases: {', '.join(sorted(aliases)) or 'none'}; "
                 f"versions: {', '.join(sorted(found, key=int)) or 'none'}){gone}"

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Condition
 from typing import Any
 
 from components.core.artifacts import Artifact, write_json
@@ -29,6 +28,7 @@ from components.services._pareto import front_page, front_picture, lead
 from components.services._trials import Study, Trial, front, outside, show, winners
 from components.services.benchmarking import BenchmarkService, scoreboard
 from components.services.optimization import OptimizationService
+from components.services.turns import Turns, timed
 from components.services.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -36,27 +36,6 @@ CLEARLY = 1.05
 """A trial is beaten when one figure is so many times worse, and none is better: less may be rounding."""
 REPORT = "search.json"
 PAGES = (REPORT, "pareto.png", "pareto.html")
-
-
-class _Turns:
-    """Lets many in at once, or one alone: timings are worth nothing while something else computes."""
-
-    def __init__(self) -> None:
-        self._changed = Condition()
-        self._inside = 0
-        self._alone = False
-
-    @contextmanager
-    def taken(self, alone: bool) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone and not (alone and self._inside))
-            self._inside, self._alone = self._inside + 1, alone
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside, self._alone = self._inside - 1, False
-                self._changed.notify_all()
 
 
 class _Report(Component):
@@ -71,7 +50,7 @@ class SearchService:
 
     def __init__(self, workspace: Workspace, passes: OptimizationService, benchmarks: BenchmarkService) -> None:
         self.workspace, self.passes, self.benchmarks = workspace, passes, benchmarks
-        self._turns = _Turns()
+        self._turns = Turns()
 
     def study(self, search: Search, seed: int) -> Study:
         """Where the chains come from."""
@@ -91,21 +70,42 @@ class SearchService:
         `subjects`: what is optimized stands last; a benchmark may compare with any of them. `finished`: those that
         may beat it.
         """
-        try:
-            trial = self._made(search, trial, subjects, dataset, seed)
-            reason = self._hopeless(search, trial, finished)
+        begun = self.begin(search, trial, subjects, dataset, seed, finished)
+        return self.finish(search, begun, subjects, dataset, seed)
+
+    def begin(
+        self,
+        search: Search,
+        trial: Trial,
+        subjects: Sequence[Subject],
+        dataset: Artifact,
+        seed: int,
+        finished: Sequence[Trial] = (),
+    ) -> Trial:
+        """The part of `run` that may be done beside other work: all but the measurements of time. The trial waits for
+        them, unless it has ended."""
+        with _failing(trial) as kept:
+            made = kept[0] = self._made(search, trial, subjects, dataset, seed)
+            reason = self._hopeless(search, made, finished)
             if reason:
-                return trial.ended("pruned", reason)
+                return made.ended("pruned", reason)
+            figures = dict(made.figures)
+            for spec in search.measure:
+                figures |= {} if timed(spec) else self._measured(spec, made, subjects, dataset, seed)
+            return made.model_copy(update={"figures": figures})
+        return kept[0]
+
+    def finish(self, search: Search, trial: Trial, subjects: Sequence[Subject], dataset: Artifact, seed: int) -> Trial:
+        """The rest of `run`; a trial that has ended stays as it is."""
+        if trial.state != "waiting":
+            return trial
+        with _failing(trial) as kept:
             figures = dict(trial.figures)
             for spec in search.measure:
-                figures |= self._measured(spec, trial, subjects, dataset, seed)
+                figures |= self._measured(spec, trial, subjects, dataset, seed) if timed(spec) else {}
             over = outside(figures, search)
             return trial.ended("finished", f"outside the budget: {'; '.join(over)}" if over else "", figures=figures)
-        except TrainingInterrupted:
-            raise
-        except Exception as error:
-            log.info("trial %d failed", trial.number, exc_info=error)
-            return trial.ended("failed", masked(f"{type(error).__name__}: {error}"))
+        return kept[0]
 
     def tell(self, trial: Trial) -> None:
         """Say on the bus what became of a trial."""
@@ -164,6 +164,19 @@ class SearchService:
             for name, value in known.items()
         ]
         return f"dominated by trial {better.number}: {', '.join(told)}"
+
+
+@contextmanager
+def _failing(trial: Trial) -> Iterator[list[Trial]]:
+    """The trial as far as it came, in a list; an error in the block ends it as failed."""
+    kept = [trial]
+    try:
+        yield kept
+    except TrainingInterrupted:
+        raise
+    except Exception as error:
+        log.info("trial %d failed", trial.number, exc_info=error)
+        kept[0] = kept[0].ended("failed", masked(f"{type(error).__name__}: {error}"))
 
 
 def _known(trial: Trial, search: Search) -> dict[str, float]:

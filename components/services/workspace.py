@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import node
 from typing import Any
 
 from components.core.artifacts import Artifact, Identity, Store
@@ -66,7 +67,7 @@ class Workspace:
             with performance_monitor() as used:
                 artifact = self.store.build(identity, kind, parents, make)
         except BaseException as error:
-            self.bus.emit(StageFailed(stage=stage, name=name, error=f"{type(error).__name__}: {error}"))
+            self.bus.emit(StageFailed(stage=stage, name=name, error=f"{type(error).__name__}: {error}", machine=node()))
             raise
         self.bus.emit(StageFinished(stage=stage, name=name, key=artifact.key, size=artifact.size, **_cost(used)))
         return artifact
@@ -82,7 +83,7 @@ class Workspace:
 
 def _cost(used: Performance) -> dict[str, Any]:
     memory = {"peak_memory": used.memory.peak, "peak_gpu_memory": used.gpu_memory.peak}
-    return {"seconds": used.seconds, "cpu": used.cpu, **memory}
+    return {"seconds": used.seconds, "cpu": used.cpu, "machine": node(), **memory}
 
 
 def stage_identity(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from components.core.builder import Pipeline, step
@@ -466,7 +466,7 @@ def test_random_recipes(tmp_path: Path, seed: int) -> None:
 def test_random_recipes_are_different() -> None:
     """Control: the dice reach every trainer, pass, benchmark, gate and preset."""
     made = [Dice(seed).recipe() for seed in range(80)]
-    text = yaml.safe_dump(made)
+    text = json.dumps(made)
     for kind in ("model", "trainer", "optimizer", "pass", "benchmark", "gate", "preset"):
         for name in registry.names(kind):
             assert name in text

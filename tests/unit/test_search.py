@@ -15,7 +15,6 @@ from components.core.events import StageSkipped, TrialFinished
 from components.core.recipe import parse_recipe
 from components.core.search import Search, Variants, parsed_chain
 from components.interfaces import Subject
-from components.services import search as service_module
 from components.services._trials import Trial, front, winners
 from components.services.benchmarking import BenchmarkService
 from components.services.data import DataService
@@ -23,6 +22,7 @@ from components.services.model import ModelService
 from components.services.optimization import OptimizationService
 from components.services.search import PAGES, SearchService, read_search, search_markdown, variants
 from components.services.training import TrainingService
+from components.services.turns import Turns
 from components.services.workspace import Workspace
 from flows.display_search import search_table
 from tests import tiny
@@ -204,7 +204,7 @@ def test_timings_are_taken_alone(made: Any) -> None:
     """While a pass or a benchmark that measures time is on, nothing else of the search runs."""
     from threading import Thread
 
-    turns, seen = service_module._Turns(), list[str]()
+    turns, seen = Turns(), list[str]()
 
     def work(name: str, alone: bool) -> None:
         with turns.taken(alone):

@@ -18,6 +18,7 @@ from components.core.settings import Settings
 from components.interfaces import StepContext
 from components.services import _launch, _worker
 from components.services.application import Application, opened_settings
+from components.services.passed_on import events_passed_on
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def test_events_of_plugins_come_back(
     place, bus, told = job(settings, lab, tmp_path / "job"), EventBus(), list[Event]()
     bus.on_any(told.append)
     _worker.main(place)  # before, since this process has one registry only
-    with Application(settings), _launch._events_passed_on(place / _launch.EVENTS, bus):
+    with Application(settings), events_passed_on(place / _launch.EVENTS, bus):
         pass
     assert [event.topic for event in told] == ["training.step", "acme.worked"]
     assert told[1].data == {"hours": 8}
