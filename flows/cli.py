@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_config, cli_data, cli_lineage, cli_models, cli_plugins, cli_schedule, cli_ui
+from flows import cli_config, cli_data, cli_lineage, cli_models, cli_plugins, cli_schedule, cli_stage, cli_ui
 from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console
 from flows.cli_data import AllowDirty, dirty
 
@@ -33,6 +33,7 @@ app.add_typer(cli_models.app)
 cli_lineage.add_to(app)
 app.add_typer(cli_schedule.app)
 app.add_typer(cli_ui.app)
+app.add_typer(cli_stage.app)
 
 
 def _version(wanted: bool) -> None:
