@@ -19,8 +19,7 @@ IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
 def measure_dvc(bench: Bench, rounds: int) -> Measured:
     """A project of its own, with the recipe in it, in git and DVC."""
     project = bench.place("dvc-project")
-    shutil.copy(bench.recipe("dvc"), project / "dvc.yaml.recipe")
-    (project / "dvc.yaml.recipe").rename(project / "small.yaml")
+    shutil.copy(bench.recipe("dvc"), project / "small.yaml")
     _call(project, "git", "init", "--quiet")
     _call(project, "dvc", "init", "--quiet")
     _call(project, sys.executable, "-m", "flows.cli", "dvc", "init", "small.yaml")

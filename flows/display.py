@@ -36,6 +36,8 @@ COLUMNS = (
     *("exact_match", "json_valid", "nll", "perplexity", "bits_per_byte", "mean_kl", "top1_agreement"),
     *("ttft_ms", "tokens_per_s", "peak_rss", "bytes"),
 )
+QUIET_S = 60.0
+"""Where no bar can be drawn, a stage says how far it is this often."""
 STYLES = {"chosen": "bold green", "accepted": "green", "rejected": "red"}
 
 
@@ -55,6 +57,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._rows: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
         self._since: dict[str, float] = {}
         handlers: dict[type[Event], Callable[[Any], None]] = {
             StageStarted: self._on_stage_started,
@@ -105,7 +108,11 @@ class Display:
         self._print(f"{_label(event)}: failed")
 
     def _on_stage_progress(self, event: StageProgress) -> None:
-        self._update(_label(event), total=event.total, completed=event.done, note=f"{event.done}/{event.total}")
+        label, note = _label(event), f"{event.done}/{event.total}"
+        self._update(label, total=event.total, completed=event.done, note=note)
+        if time.monotonic() - self._told.setdefault(label, time.monotonic()) >= QUIET_S:  # a file shows that it goes on
+            self._told[label] = time.monotonic()
+            self._print(f"{label}: {note}")
 
     def _on_data_validated(self, event: DataValidated) -> None:
         bad = sum(event.quarantined.values())

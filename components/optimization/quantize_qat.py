@@ -21,6 +21,7 @@ from pydantic import PositiveFloat, PositiveInt
 from components.core.artifacts import Artifact
 from components.core.component import StrictConfig
 from components.core.errors import ArtifactError, require
+from components.core.events import StageProgress
 from components.core.kinds import register
 from components.core.safeload import load_causal_lm, load_tokenizer
 from components.interfaces import Pass, StepContext
@@ -77,7 +78,11 @@ class QuantizeQat(Pass):
         teacher, network = load_causal_lm(source.path), load_causal_lm(source.path)
         grid = self._grid(network)
         fake_quantized(network, grid)
-        losses = learn(network, teacher, rows, config.steps, config.batch_size, config.learning_rate, seed)
+
+        def tell(done: int) -> None:
+            context.bus.emit(StageProgress(stage="optimize", name="quantize_qat", done=done, total=config.steps))
+
+        losses = learn(network, teacher, rows, config.steps, config.batch_size, config.learning_rate, seed, tell)
         facts = save_quantized(source.path, teacher, _codes(network, grid), out)
         return {
             **facts,

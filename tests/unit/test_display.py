@@ -211,3 +211,19 @@ def test_small_words() -> None:
     assert (sparkline([]), sparkline([1.0, 1.0])) == ("", "▁▁")
     assert (cut("a\n b", 5), cut("abcdef", 4)) == ("a b", "abc…")
     assert words({"a": None, "b": True, "c_d": 0}) == "b on, c d 0"
+
+
+def test_a_long_stage_says_in_a_file_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no bar can be drawn, a stage that takes minutes tells its progress now and then (B17)."""
+    clock = [0.0]
+    monkeypatch.setattr("flows.display.time.monotonic", lambda: clock[0])
+    out, bus = io.StringIO(), EventBus()
+    with Display(Console(file=out, width=120), bus):
+        bus.emit(StageStarted(stage="optimize", name="int4/quantize_gptq"))
+        for done in range(5):
+            bus.emit(StageProgress(stage="optimize", name="quantize_gptq", done=done, total=30))
+            clock[0] += 40
+    assert [line.strip() for line in out.getvalue().splitlines() if "/30" in line] == [
+        "optimize  quantize_gptq: 2/30",
+        "optimize  quantize_gptq: 4/30",
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,9 +53,17 @@ class OnGrid(torch.nn.Module):  # type: ignore[misc]
 
 
 def learn(
-    network: Any, teacher: Any, rows: Sequence[Any], steps: int, batch_size: int, learning_rate: float, seed: int
+    network: Any,
+    teacher: Any,
+    rows: Sequence[Any],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
-    """Train the parameters of `network` that want gradients; returns the loss of every step, in nats a token."""
+    """Train the parameters of `network` that want gradients; returns the loss of every step, in nats a token. `tell`
+    is called with the number of steps that are done."""
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(wanted, lr=learning_rate, weight_decay=0.0)
     warmup = max(1, steps // 10)
@@ -73,6 +81,7 @@ def learn(
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
+        tell(len(losses))
     return losses
 
 
