@@ -8,6 +8,7 @@ Progress of single steps is not sent: an automation has no use for it, and each 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +35,12 @@ class PrefectSink(Sink):
         self._off()
 
     def _tell(self, event: Event) -> None:
+        # a process that runs a flow has imported Prefect; no other must wait a second for it
+        if "prefect.context" not in sys.modules or isinstance(event, TOO_MANY):
+            return
         from prefect.context import FlowRunContext
 
-        if FlowRunContext.get() is None or isinstance(event, TOO_MANY):
+        if FlowRunContext.get() is None:
             return
         if isinstance(event, RunStarted):
             self._run = event.run_id

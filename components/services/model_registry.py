@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -31,7 +33,7 @@ from components.interfaces import Subject, Tracker
 from components.services._bound_evidence import bind, check_verdict, read_bound, verify_files
 from components.services._moves import PRODUCTION, STAGE, Ledger, Move, plan, standing, went_further
 from components.services.workspace import Workspace
-from components.trackers.mlflow import connect, refusals, tracking_uri
+from components.trackers.mlflow import connect, connect_registry, database_file, refusals, tracking_uri
 
 PYFUNC = Path(__file__).with_name("_registered_model.py")
 FOLDER, EVIDENCE = "model", "evidence"
@@ -97,7 +99,7 @@ class ModelRegistryService:
     @cached_property
     def client(self) -> Any:
         """MLflow's client; the database is created on first use."""
-        return connect(self.workspace.root)
+        return connect_registry(self.workspace.root)
 
     def health(self) -> Health:
         """Whether the registry's database answers; a database that does not exist yet is fine."""
@@ -181,10 +183,7 @@ class ModelRegistryService:
 
     def versions(self, tag: str, value: str) -> list[VersionEntry]:
         """Versions of all models with this tag; none where there is no database yet, which asking does not make."""
-        if (
-            self.uri.startswith("sqlite:///")
-            and not Path(self.uri.removeprefix("sqlite:///").partition("?")[0]).exists()
-        ):
+        if self.uri.startswith("sqlite:///") and not database_file(self.uri).exists():
             return []
         return self._entries(f"tags.`{tag}` = '{value}'")
 
@@ -254,14 +253,19 @@ class ModelRegistryService:
             raise RegistryServiceError(f"no registered model '{name}'{hint}")
 
     def _files(self, entry: Any) -> Path:
-        import mlflow
-
         with refusals(self.uri):
-            local = mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}", tracking_uri=self.uri)
+            place = str(self.client.get_model_version_download_uri(entry.name, entry.version))
+            local = url2pathname(urlsplit(place).path) if place.startswith("file:") else self._download(entry)
         path = Path(local) / "artifacts" / FOLDER
         if not path.is_dir():
             raise ArtifactError(f"{entry.name} version {entry.version}: '{path}' is missing; register the model again")
         return path
+
+    def _download(self, entry: Any) -> str:
+        import mlflow
+
+        where = f"models:/{entry.name}/{entry.version}"
+        return str(mlflow.artifacts.download_artifacts(where, tracking_uri=self.uri))
 
     def _version_of(self, name: str, digest: str, with_evidence: bool) -> str | None:
         """The version that holds these files, and evidence if the caller brings some."""
@@ -282,6 +286,8 @@ class ModelRegistryService:
         """Log the files as a models-from-code pyfunc (no pickle anywhere) and make a version of it."""
         import mlflow
         from mlflow.models import infer_signature
+
+        connect(self.workspace.root)  # start_run writes where MLflow as a whole is pointed at
 
         every = {**tags, "postmill.digest": artifact.digest, "postmill.kind": artifact.kind}
         with tempfile.TemporaryDirectory(prefix="postmill-register-") as scratch:
