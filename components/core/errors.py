@@ -127,6 +127,9 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        # the package may be there, and something that it needs may not
+        inner = error.name if error.name not in (None, module, module.partition(".")[0]) else None
+        missing = f"'{inner}', which '{module}' needs," if inner else f"'{module}'"
         raise MissingExtraError(
-            f"the package '{module}' is not installed; run: pip install 'postmill[{extra}]'"
+            f"the package {missing} is not installed; run: pip install 'postmill[{extra}]'"
         ) from error
