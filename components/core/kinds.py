@@ -29,6 +29,7 @@ registry = Registry(
         Kind("scorer", "components.interfaces:Scorer", "components.scorers"),
         Kind("gate", "components.interfaces:Gate", "components.gates"),
         Kind("tracker", "components.interfaces:Tracker", "components.trackers"),
+        Kind("runner", "components.runners._base:Runner", "components.runners"),
         Kind("sink", "components.interfaces:Sink", "components.sinks"),
         Kind("probe", "components.interfaces:Probe", "components.probes"),
         Kind("service", object, "components.services"),

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
@@ -52,29 +52,6 @@ def _by_name(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-class Runner(StrictConfig):
-    """Where variants, benchmarks and trials of a search are made, and how many at the same time."""
-
-    type: Literal["threads", "processes", "dask", "ray"] = "threads"
-    workers: PositiveInt | None = Field(None, description="null: 1 thread, 2 processes; a cluster has its own")
-    address: str | None = Field(None, description="of a Dask or Ray cluster that is there; null: started for the run")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Runner:
-        if self.address is not None and self.type in ("threads", "processes"):
-            raise ConfigError(
-                f"'{self.type}' run on this machine and have no address; take it out, or write type: dask"
-            )
-        if self.address is not None and self.workers is not None:
-            raise ConfigError("a cluster that is there has its own workers; take 'workers' out, or 'address'")
-        return self
-
-    @property
-    def at_once(self) -> int:
-        """How many work here at the same time; of a cluster that is there, nobody knows."""
-        return self.workers or (1 if self.type == "threads" else 2)
-
-
 class Settings(StrictConfig):
     """The settings of this process. Made in code they are what they are given; `load_settings` asks the sources."""
 
@@ -84,7 +61,9 @@ class Settings(StrictConfig):
     monitoring: Monitoring = Monitoring()
     features: dict[str, bool] = Field({}, description="sinks to switch on or off, by name")
     sinks: dict[str, dict[str, Any]] = Field({}, description="configuration of sinks, by name")
-    runner: Annotated[Runner, BeforeValidator(_by_name)] = Field(Runner(), description="its type alone, or its keys")
+    runner: Annotated[dict[str, Any], BeforeValidator(_by_name)] = Field(
+        {"type": "threads"}, description="where work is done: the name of a runner, or its type and keys"
+    )
     cost: Price | None = Field(None, description="price of this machine; null: runs are not told in money")
 
     @property

@@ -12,32 +12,34 @@ from threading import Lock
 from typing import Any
 
 from components.core.errors import PostmillError, require
-from components.core.settings import Runner
-from components.runners._base import Work, WorkerLost, Workers
+from components.core.kinds import register
+from components.runners._base import ClusterConfig, Work, WorkerLost, Workers
 from components.runners.processes import threads_each
 
 PATIENCE_S = 10
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+@register("runner", "dask")
 class Dask(Workers):
     """Sends tasks to Dask's scheduler, which gives those of a dead worker to another one."""
 
-    name = "dask"
+    class Config(ClusterConfig):
+        pass
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self._opened: Any = None
         self._cluster: Any = None
         self._lock = Lock()
 
     @property
     def size(self) -> int:
-        return sum(self._client().nthreads().values()) if self.runner.address else super().size
+        return sum(self._client().nthreads().values()) if self.config.address else super().size
 
     def check(self) -> None:
         require("distributed", "dask")
-        if self.runner.address:
+        if self.config.address:
             self._client()
 
     def run(self, work: Work, folder: str) -> None:
@@ -75,7 +77,7 @@ class Dask(Workers):
             raise self._gone() from error
 
     def _gone(self) -> PostmillError:
-        where = self.runner.address or "this machine"
+        where = self.config.address or "this machine"
         return PostmillError(
             f"runner: no Dask scheduler answers at '{where}'; start one ('dask scheduler', and 'dask worker ADDRESS' "
             f"where the work is to be done) and run again, which goes on where this run ended; or take runner.address "
@@ -85,21 +87,21 @@ class Dask(Workers):
     def _client(self) -> Any:
         with self._lock:
             if self._opened is None:
-                self._opened = self._connected() if self.runner.address else self._local()
+                self._opened = self._connected() if self.config.address else self._local()
             return self._opened
 
     def _connected(self) -> Any:
         from distributed import Client
 
         try:
-            client = Client(self.runner.address, timeout=PATIENCE_S, set_as_default=False)
+            client = Client(self.config.address, timeout=PATIENCE_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise self._gone() from error
         if not client.nthreads():
             client.close()
             raise PostmillError(
-                f"runner: the Dask scheduler at '{self.runner.address}' has no workers; "
-                f"start some: dask worker {self.runner.address} --nthreads 1"
+                f"runner: the Dask scheduler at '{self.config.address}' has no workers; "
+                f"start some: dask worker {self.config.address} --nthreads 1"
             )
         return client
 

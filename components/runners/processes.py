@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import IO
 
+from components.core.kinds import register
 from components.core.machine import machine
-from components.core.settings import Runner
-from components.runners._base import Work, WorkerLost, Workers
+from components.runners._base import Work, WorkerLost, Workers, WorkersConfig
 
 OUTPUT = "output.txt"
 LAST_WORDS = 5
@@ -25,13 +25,15 @@ LAST_WORDS = 5
 PATIENCE_S = 10
 
 
+@register("runner", "processes")
 class Processes(Workers):
     """Starts Python once for each task, as many at a time as the settings say."""
 
-    name = "processes"
+    class Config(WorkersConfig):
+        pass
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self._free = BoundedSemaphore(self.size)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False

@@ -15,8 +15,8 @@ from threading import Lock
 from typing import Any
 
 from components.core.errors import PostmillError, require
-from components.core.settings import Runner
-from components.runners._base import Work, WorkerLost, Workers
+from components.core.kinds import register
+from components.runners._base import ClusterConfig, Work, WorkerLost, Workers
 from components.runners.processes import threads_each
 
 PATIENCE_S = 10
@@ -24,13 +24,15 @@ STORE = 100 * 2**20
 """Bytes of shared memory for objects; what goes through it is the name of a folder."""
 
 
+@register("runner", "ray")
 class Ray(Workers):
     """Sends tasks to Ray, a core for each of them."""
 
-    name = "ray"
+    class Config(ClusterConfig):
+        pass
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self._open = False
         self._lock = Lock()
         # Linux kills what Ray starts as soon as the thread ends that started it; this one ends with us
@@ -38,13 +40,13 @@ class Ray(Workers):
 
     @property
     def size(self) -> int:
-        if not self.runner.address:
+        if not self.config.address:
             return super().size
         return max(1, int(self._ray().cluster_resources().get("CPU", 1)))
 
     def check(self) -> None:
         require("ray", "ray")
-        if self.runner.address:
+        if self.config.address:
             self._ray()
 
     def run(self, work: Work, folder: str) -> None:
@@ -80,17 +82,17 @@ class Ray(Workers):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if self.runner.address is None:
+        if self.config.address is None:
             environment = {"env_vars": {"OMP_NUM_THREADS": threads_each(self.size)}}
             here = {"num_cpus": self.size, "object_store_memory": STORE, "include_dashboard": False}
             ray.init(**here, runtime_env=environment, **quiet)
             return
         try:
-            _require_listener(self.runner.address)
-            ray.init(address=self.runner.address, **quiet)
+            _require_listener(self.config.address)
+            ray.init(address=self.config.address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             raise PostmillError(
-                f"runner: no Ray cluster answers at '{self.runner.address}'; start one ('ray start --head', and "
+                f"runner: no Ray cluster answers at '{self.config.address}'; start one ('ray start --head', and "
                 f"'ray start --address HOST:6379' where the work is to be done); or take runner.address out of the "
                 f"settings, so that workers are started on this machine"
             ) from error

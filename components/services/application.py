@@ -26,6 +26,7 @@ from components.core.plugins import PluginManager
 from components.core.recipe import Recipe, section_names
 from components.core.settings import Settings, load_settings
 from components.interfaces import Sink
+from components.services._chosen_runner import chosen_runner
 from components.services.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ class Application:
             pass
 
     def check_settings(self) -> None:
-        """A WiringError for sinks that the settings name and nobody has, or that refuse their configuration."""
+        """A ConfigError for sinks and a runner that the settings name and nobody has, or that refuse their keys."""
+        chosen_runner(self.settings)
         known = registry.names("sink")
         unknown = [
             f"{section}.{name}: no such sink{did_you_mean(name, known)} (known: {', '.join(known)})"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Self
@@ -23,9 +22,10 @@ from components.core.kinds import service
 from components.core.recipe import Recipe, Spec
 from components.core.search import parsed_chain
 from components.core.secret import masked
-from components.core.settings import Runner, Settings
+from components.core.settings import Settings
 from components.interfaces import Subject
-from components.runners._base import WorkerLost, Workers
+from components.runners._base import Runner, WorkerLost, Workers
+from components.services._chosen_runner import chosen_runner
 from components.services._elsewhere import EVENTS, outcome, work, write_job
 from components.services._trials import Trial
 from components.services.benchmarking import BenchmarkService
@@ -36,22 +36,8 @@ from components.services.turns import Turns, timed
 from components.services.workspace import Workspace
 
 log = logging.getLogger(__name__)
-ELSEWHERE = {
-    "processes": "components.runners.processes:Processes",
-    "dask": "components.runners.dask:Dask",
-    "ray": "components.runners.ray:Ray",
-}
 JOBS = ".jobs"
 TRIES = 2
-
-
-def _workers(runner: Runner) -> Workers | None:
-    """None: the work is done here."""
-    if runner.type not in ELSEWHERE:
-        return None
-    module, _, name = ELSEWHERE[runner.type].partition(":")
-    found: Workers = getattr(import_module(module), name)(runner)
-    return found
 
 
 @service("runner", lifetime="scoped")
@@ -68,7 +54,8 @@ class RunnerService:
     ) -> None:
         self.workspace, self.settings = workspace, settings
         self.passes, self.benchmarks, self.searches = passes, benchmarks, searches
-        self.workers = _workers(settings.runner)
+        self.runner: Runner = chosen_runner(settings)
+        self.workers = self.runner if isinstance(self.runner, Workers) else None
         self._turns = Turns()
 
     def __enter__(self) -> Self:
@@ -87,7 +74,7 @@ class RunnerService:
     @property
     def at_once(self) -> int:
         """How many steps may run at the same time; 1: one after the other."""
-        return self.workers.size if self.workers is not None else self.settings.runner.at_once
+        return self.runner.size
 
     def variant(self, recipe: Recipe, name: str, source: Artifact, dataset: Artifact) -> Artifact:
         """As `OptimizationService.variant`; a chain with a pass that must be alone is made here."""
@@ -155,7 +142,7 @@ class RunnerService:
                 raise
             except Exception as error:
                 raise PostmillError(
-                    f"runner: a worker of '{self.workers.name}' could not begin: {type(error).__name__}: "
+                    f"runner: a worker of '{self.settings.runner['type']}' could not begin: {type(error).__name__}: "
                     f"{masked(str(error))}; every worker needs this Postmill, and sees '{self.workspace.root}' and "
                     f"'{Path.cwd()}' under the same paths"
                 ) from error

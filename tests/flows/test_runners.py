@@ -23,12 +23,13 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core.errors import MissingExtraError, PostmillError, StepSkipped
+from components.core.errors import ConfigError, MissingExtraError, PostmillError, StepSkipped
 from components.core.events import Event, StageFinished, StageSkipped, StageStarted
 from components.core.plugins import PluginSettings
 from components.core.recipe import parse_recipe
-from components.core.settings import Runner, Settings, load_settings
+from components.core.settings import Settings, load_settings
 from components.interfaces import Subject
+from components.services._chosen_runner import chosen_runner
 from components.services._trials import Trial
 from components.services.application import Application
 from components.services.runner import RunnerService
@@ -360,24 +361,24 @@ def wait_for(there: Any) -> None:
 @pytest.mark.parametrize(
     ("runner", "message"),
     [
-        ({"type": "dusk"}, "threads"),
-        ({"type": "processes", "address": "tcp://x:1"}, "have no address"),
+        ({"type": "dusk"}, "runner.*dusk.*did you mean 'dask'"),
+        ({"type": "processes", "address": "tcp://x:1"}, r"runner\.address"),
         ({"type": "dask", "address": "tcp://x:1", "workers": 2}, "has its own workers"),
-        ({"type": "threads", "workers": 0}, "greater than 0"),
+        ({"type": "threads", "workers": 0}, r"runner\.workers.*greater than 0"),
     ],
 )
 def test_mistakes_in_the_settings(runner: dict[str, Any], message: str) -> None:
-    """A runner that does not fit is refused with the remedy when the settings are read."""
-    with pytest.raises(ValueError, match=message):
-        Settings.model_validate({"runner": runner})
+    """A runner that does not fit is refused with the remedy before any work."""
+    with Application(Settings(runner=runner)) as app, pytest.raises(ConfigError, match=message):
+        app.check_settings()
 
 
 def test_a_name_is_short_for_a_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`runner: processes` is enough in the settings or the environment; by default one thing follows the other."""
     monkeypatch.chdir(tmp_path)
-    assert Settings().runner.at_once == 1
+    assert chosen_runner(Settings()).size == 1
     monkeypatch.setenv("POSTMILL_RUNNER", "processes")
-    assert (load_settings().runner, load_settings().runner.at_once) == (Runner(type="processes"), 2)
+    assert (load_settings().runner, chosen_runner(load_settings()).size) == ({"type": "processes"}, 2)
 
 
 def test_a_missing_package_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,4 +392,6 @@ def test_the_guide_is_right() -> None:
     """Every line of settings in docs/runners.md is one."""
     page = (ROOT / "docs" / "runners.md").read_text(encoding="utf-8")
     lines = [line for line in page.splitlines() if line.startswith("runner: ")]
-    assert {Settings(**yaml.safe_load(line)).runner.type for line in lines} == {"processes", "dask", "ray"}
+    settings = [Settings(**yaml.safe_load(line)) for line in lines]
+    assert all(chosen_runner(each) for each in settings)
+    assert {each.runner["type"] for each in settings} == {"processes", "dask", "ray"}
