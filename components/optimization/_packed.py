@@ -68,7 +68,7 @@ class PackedExport(Pass):
             "bits": sorted({each.grid.bits for each in stored.values()}),
             "matrices": len(stored),
             **distance(before, found),
-            **self._checked(out, rows, logits_of(expected, rows), found),
+            **self._checked(out, rows, expected, found),
         }
 
     def _codes(self, source: Artifact) -> tuple[Any, Any]:
@@ -94,8 +94,11 @@ class PackedExport(Pass):
         return network, codes
 
     def _checked(self, out: Path, rows: Any, expected: Any, found: Any) -> dict[str, Any]:
-        """Parity of what was written, by our own reader of the layout."""
-        return {"max_logit_difference": self.require_same(expected, found), "checked_with": "own reader of the layout"}
+        """Parity of what was written, by our own reader of the layout. `expected`: the network of the codes."""
+        from components.compression.closeness import logits_of
+
+        worst = self.require_same(logits_of(expected, rows), found)
+        return {"max_logit_difference": worst, "checked_with": "own reader of the layout"}
 
     def require_same(self, expected: Any, found: Any) -> float:
         """The largest difference of two logits, or an ArtifactError if it is beyond rounding."""
