@@ -115,6 +115,13 @@ def test_compressed_tensors_reads_what_we_write(grid: Grid, plain: Any, tmp_path
     assert ("model.layers.0.mlp.up_proj.weight_zero_point" in names) == (not grid.symmetric)
 
 
+def test_half_precision_is_read_as_it_is_stored(plain: Any, tmp_path: Path) -> None:
+    """Weights that the package expands in float16 are those of the codes, rounded once (C11)."""
+    pytest.importorskip("compressed_tensors")
+    facts = applied("compressed_tensors", plain, tmp_path / "out", bits=8, group=32, max_logit_difference=1e-6)
+    assert "transformers with compressed-tensors" in facts["checked_with"]
+
+
 def test_mixed_bits_by_layer(plain: Any, tmp_path: Path) -> None:
     """Blocks at 4 and at 8 bits stand in groups of their own, and the package reads them so (E28)."""
     pytest.importorskip("compressed_tensors")
