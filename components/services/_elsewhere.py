@@ -12,14 +12,13 @@ from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import validate_call
 from pydantic_core import to_jsonable_python
 
 from components.core import errors
 from components.core.artifacts import Artifact, write_json
-from components.core.container import Scope
 from components.core.errors import PostmillError
 from components.core.events import EventBus
 from components.core.recipe import OfKind, Recipe, parse_recipe
@@ -31,6 +30,9 @@ from components.services.benchmarking import BenchmarkService
 from components.services.optimization import OptimizationService
 from components.services.passed_on import events_written
 from components.services.search import SearchService
+
+if TYPE_CHECKING:
+    from components.core.container import Scope
 
 JOB, EVENTS, RESULT, FAILURE = "job.json", "events.jsonl", "result.json", "failure.json"
 _ONE = Lock()

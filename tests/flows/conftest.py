@@ -71,8 +71,9 @@ def run_pipeline(root: Path, plain: dict[str, Any]) -> Run:
     plugins = PluginSettings(auto_discover=False, directories=tuple(root.glob("plugins")))
     with Application(Settings(root=root, plugins=plugins)) as app:
         run = Run(root, plain, workspace=app.workspace)
-        app.bus.on_any(run.events.append)
+        off = app.bus.on_any(run.events.append)
         run.outcome = pipeline(plain)
+    off()  # other tests use this bus too, and what they do is not told of this run
     return run
 
 

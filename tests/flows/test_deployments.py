@@ -168,7 +168,7 @@ def test_retrain(first: Run, project: Path) -> None:
     assert (outcome.chosen, outcome.version, outcome.new_version) == ("int4", "1", False)
     run = state.state_details.flow_run_id
     assert _runs_below(run) == []
-    assert {"train", "judge", "register"} <= {name.rpartition("-")[0] or name for name in _tasks_of(run)}
+    assert {"train", "judge", "register"} <= {name.partition(" ")[0] for name in _tasks_of(run)}
 
 
 def test_retrain_that_nothing_passes(project: Path) -> None:

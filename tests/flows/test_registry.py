@@ -16,6 +16,7 @@ from components.services.comparison import ComparisonService
 from components.services.inference import InferenceService
 from components.services.model_registry import EVIDENCE_TAG, ModelRegistryService, Registered
 from components.services.promotion import PromotionService
+from components.trackers.mlflow import connect
 from tests.flows.conftest import Run
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
@@ -316,6 +317,7 @@ def test_answers_through_mlflow(first: Run, service: ModelRegistryService) -> No
     """The registered model loads as MLflow's pyfunc, without Postmill, and answers with a string (F4)."""
     import mlflow
 
+    connect(first.root)
     model = mlflow.pyfunc.load_model("models:/tiny@staging")
     answers = model.predict(["My kettle, order 7: damage."], params={"max_new_tokens": 4})
     assert len(answers) == 1

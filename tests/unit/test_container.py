@@ -1081,7 +1081,8 @@ def test_scoped_project_services(app: Application, tmp_path: Path) -> None:
     """The services of a single run are made in its scope, and say which recipe they belong to (A31)."""
     recipe = parse_recipe(tiny.recipe(tmp_path, tmp_path / "model", services={"tracking": {"tracker": "mlflow"}}))
     choices = {choice.role: choice for choice in choose(project_registry, recipe.services)}
-    assert [role for role, choice in choices.items() if choice.lifetime != "singleton"] == ["tracking"]
+    of_a_run = {role for role, choice in choices.items() if choice.lifetime != "singleton"}
+    assert of_a_run == {"cost", "runner", "tracking"}
     assert choices["tracking"].config.tracker.type == "mlflow"
 
 

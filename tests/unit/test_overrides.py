@@ -306,7 +306,7 @@ def test_unknown_variables(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dotenv, bare, plugin, zzz = caught.value.problems
     assert dotenv == f".env POSTMILL_SEDE: {unknown}; did you mean POSTMILL_SEED?"
     assert plugin == f"environment POSTMILL_PLUGIN__ENABLED: {unknown}; did you mean POSTMILL_PLUGINS?"
-    assert zzz.startswith(f"environment POSTMILL_ZZZ: {unknown} (known: benchmark, data, environment, ")
+    assert zzz.startswith(f"environment POSTMILL_ZZZ: {unknown} (known: benchmark, cost, data, environment, ")
     assert bare.startswith(f"environment POSTMILL_: {unknown} (known: ")
 
 
