@@ -9,6 +9,7 @@ names such as `builders` and `quantization`. Memory it took is given back when t
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,14 @@ class BuilderExporter(Exporter):
             }
             # a clean working directory: the builder's own imports would pick up packages that stand in ours
             done = subprocess.run(
-                [sys.executable, "-c", BUILD], input=json.dumps(order), cwd=scratch, capture_output=True, text=True
+                [sys.executable, "-c", BUILD],
+                input=json.dumps(order),
+                cwd=scratch,
+                # it writes the commit of the repository that it is installed below into the graph, which is that of
+                # whoever has a virtual environment there: the same model would have other bytes after each commit
+                env={**os.environ, "GIT_DIR": os.devnull},
+                capture_output=True,
+                text=True,
             )
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]

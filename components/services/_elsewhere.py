@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import validate_call
 from pydantic_core import to_jsonable_python
@@ -30,9 +30,6 @@ from components.services.benchmarking import BenchmarkService
 from components.services.optimization import OptimizationService
 from components.services.passed_on import events_written
 from components.services.search import SearchService
-
-if TYPE_CHECKING:
-    from components.core.container import Scope
 
 JOB, EVENTS, RESULT, FAILURE = "job.json", "events.jsonl", "result.json", "failure.json"
 _ONE = Lock()
@@ -81,23 +78,26 @@ def _done(job: dict[str, Any], bus: EventBus) -> Any:
             return step(run, recipe, **job["given"])
 
 
-def _variant(run: Scope, recipe: Recipe, name: str, source: Artifact, dataset: Artifact) -> Artifact:
-    return run.get(OptimizationService).variant(name, recipe.optimize[name], source, recipe.seed, dataset)
+def _variant(run: Any, recipe: Recipe, name: str, source: Artifact, dataset: Artifact) -> Artifact:
+    passes: OptimizationService = run.get(OptimizationService)
+    return passes.variant(name, recipe.optimize[name], source, recipe.seed, dataset)
 
 
 def _benchmark(
-    run: Scope, recipe: Recipe, spec: dict[str, Any], subjects: list[Subject], dataset: Artifact
+    run: Any, recipe: Recipe, spec: dict[str, Any], subjects: list[Subject], dataset: Artifact
 ) -> list[Artifact]:
     parsed = OfKind("benchmark").parse(spec)
     assert parsed is not None
-    return run.get(BenchmarkService).run(parsed, subjects, dataset, recipe.seed)
+    benchmarks: BenchmarkService = run.get(BenchmarkService)
+    return benchmarks.run(parsed, subjects, dataset, recipe.seed)
 
 
 def _trial(
-    run: Scope, recipe: Recipe, trial: Trial, subjects: list[Subject], dataset: Artifact, finished: list[Trial]
+    run: Any, recipe: Recipe, trial: Trial, subjects: list[Subject], dataset: Artifact, finished: list[Trial]
 ) -> Trial:
     assert recipe.optimize.search is not None
-    return run.get(SearchService).begin(recipe.optimize.search, trial, subjects, dataset, recipe.seed, finished)
+    searches: SearchService = run.get(SearchService)
+    return searches.begin(recipe.optimize.search, trial, subjects, dataset, recipe.seed, finished)
 
 
 STEPS: dict[str, Callable[..., Any]] = {"variant": _variant, "benchmark": _benchmark, "trial": _trial}

@@ -31,10 +31,12 @@ from components.core.chat import encode_prompt
 from components.core.errors import ArtifactError, ConfigError, ModelLoadError
 from components.core.events import EventBus
 from components.core.kinds import registry
+from components.core.provenance import git_state
 from components.core.safeload import load_causal_lm
 from components.interfaces import Exporter, ExportJob, StepContext, Subject
 from components.runtime import opened
 from tests import tiny
+from tests.conftest import ROOT, Lab
 from tests.contract.common import check_component, named
 
 
@@ -337,3 +339,13 @@ def test_equalisation_changes_nothing_in_float(lab: Any, tmp_path: Path) -> None
         ]
         assert len(changed) > 10
         assert np.abs(run() - before).max() < 1e-3 * np.abs(before).max()
+
+
+def test_the_graph_does_not_depend_on_our_repository(lab: Lab) -> None:
+    """The builder writes a commit into the graph; it is not that of the project which the environment lies in (A28)."""
+    import onnx
+
+    commit = git_state(ROOT)["commit"]
+    written = onnx.load(lab.fp32.path / "model.onnx", load_external_data=False).producer_version
+    assert commit
+    assert commit[:7] not in written
