@@ -35,6 +35,7 @@ from components.core.data import (
 from components.core.events import EventBus
 from components.core.export import ExportJob
 from components.core.health import Health
+from components.core.kinds import registry
 from components.core.measured import Check, Measurement, Metric, Scoreboard
 from components.core.recipe import Action, Spec
 from components.core.space import Point
@@ -328,6 +329,12 @@ class Benchmark(Component, ABC):
     def identity(self) -> Mapping[str, Any]:
         """What decides the result besides the configuration: the content of files that it reads."""
         return {}
+
+    @classmethod
+    def uses(cls, config: Any) -> Sequence[type]:
+        """Every backend: which one opens a subject is told by its kind."""
+        sound = (name for name in registry.names("backend") if not registry.broken("backend", name))
+        return [registry.get("backend", name) for name in sound]
 
     def problem(self, dataset: Artifact) -> str | None:
         """Why it cannot measure on this data set, told before any work; None if it can."""

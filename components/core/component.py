@@ -8,6 +8,7 @@ class SftTrainer(Trainer):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -39,6 +40,11 @@ class Component:
 
     neutral: ClassVar[tuple[str, ...]] = ()
     """Keys of the configuration that do not shape the output: how often it is saved, what is shown meanwhile."""
+
+    @classmethod
+    def uses(cls, config: Any) -> Sequence[type]:
+        """Components that it finds by name while it works: their code shapes the output as its own does."""
+        return ()
 
     def __init__(self, config: Any = None) -> None:
         self.config = config if config is not None else self.Config()

@@ -46,8 +46,9 @@ class Spec(BaseModel, frozen=True, arbitrary_types_allowed=True):
         return registry.get(self.kind, self.type)
 
     def parts(self) -> list[Any]:
-        """The component's class and those of the components inside its configuration (a trainer's optimizer)."""
-        return [self.component, *(part for spec in _inner(self.config) for part in spec.parts())]
+        """The component's class, those that it uses, and those inside its configuration (a trainer's optimizer)."""
+        inside = (part for spec in _inner(self.config) for part in spec.parts())
+        return [self.component, *self.component.uses(self.config), *inside]
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: type and configuration, without what only decides how it is made."""

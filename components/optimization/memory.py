@@ -8,7 +8,7 @@ libraries' own, at its peak, is what counts. For less still, export to ONNX in f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,10 @@ class Memory(Pass):
 
     def estimated_bytes(self, parameters: int) -> int:
         return parameters * (2 if self.config.dtype else 4)
+
+    @classmethod
+    def uses(cls, config: Any) -> Sequence[type]:
+        return [registry.get("pass", "cast")]
 
     def apply(
         self, source: Artifact, parents: Mapping[str, Artifact], out: Path, context: StepContext

@@ -138,10 +138,14 @@ class OnnxExport(Pass):
         rows = probe_rows(tokenizer, network.config.get_text_config().vocab_size, seed)
         return reference(network, rows, self.config.parity.steps), tokenizer
 
+    @classmethod
+    def uses(cls, config: Any) -> Sequence[type]:
+        return list(_exporters(config.exporter).values())
+
     def _exporters(self, kind: str) -> Sequence[str]:
+        known = _exporters(self.config.exporter)
         if self.config.exporter != "auto":
-            return [self.config.exporter]
-        known = {name: registry.get("exporter", name) for name in registry.names("exporter")}
+            return list(known)
         return [name for name in sorted(known, key=lambda name: known[name].place) if kind in known[name].kinds]
 
     def _export(self, name: str, source: Artifact, out: Path, expected: Any) -> dict[str, Any]:
@@ -212,3 +216,9 @@ def _clear(out: Path, kept: set[str]) -> None:
     for file in out.iterdir():
         if file.name not in kept:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+
+def _exporters(wanted: str) -> dict[str, Any]:
+    """The exporter of this name, or all of them for `auto`."""
+    sound = (name for name in registry.names("exporter") if not registry.broken("exporter", name))
+    return {name: registry.get("exporter", name) for name in (sound if wanted == "auto" else [wanted])}
