@@ -150,7 +150,9 @@ def test_every_runner_gives_the_same(runner: dict[str, Any], first: Run, tmp_pat
         app.bus.on_any(events.append)
         outcome = pipeline(first.plain)
     assert outcome.chosen == first.outcome.chosen
-    assert store(tmp_path) == store(first.root)
+    made = store(tmp_path)
+    assert made.items() <= store(first.root).items()  # which has what other tests made there too
+    assert {key.partition("/")[0] for key in made} >= {"optimize", "benchmark"}
     assert not [*(tmp_path / "artifacts" / ".jobs").glob("*")]
 
     finished = [f"{event.stage} {event.name}" for event in events if isinstance(event, StageFinished)]
