@@ -1,6 +1,6 @@
 """What a team leans on after the first run: gates that are rarely wrong, promotion, restarts, and reproduction.
 
-    make bench-lifecycle                                # everything; about half an hour on two free cores
+    make bench-lifecycle                                # everything
     make bench-lifecycle ARGS="--quick"                 # few rounds: to see that it works
     make bench-lifecycle ARGS="--only gates promotion"  # these parts; the others' figures stay as they were
 

@@ -3,21 +3,13 @@
 An event is a frozen record; its class says what it carries. A handler that fails never breaks the code that emitted:
 the failure is logged, kept in `bus.failures`, and announced as `HandlerFailed`.
 
-Try it:
-
     bus = EventBus()
     off = bus.on(TrainStep, lambda event: print(event.loss))    # also: bus.once(...), bus.on_any(...)
     bus.emit(TrainStep(step=3, total=10, loss=0.41))
     off()
 
-A plugin's own event is a frozen dataclass too:
-
-    @dataclass(frozen=True, kw_only=True)
-    class Baked(Event, topic="acme.baked"):
-        minutes: float
-
-Handlers hear the class they subscribed to, not its subclasses; `on_any` hears everything. The order in which several
-handlers of one event are called is not fixed.
+A plugin's own event is a frozen dataclass too: docs/extending.md. Handlers hear the class they subscribed to, not its
+subclasses; `on_any` hears everything. In which order handlers of one event are called is not fixed.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from components.core.events import (
 from components.core.kinds import service
 from components.core.search import TRIAL
 from components.core.settings import Settings
+from components.services.evidence import REPORT
 from components.services.workspace import Workspace
 
 COST = "cost.json"
@@ -178,7 +179,7 @@ def cost_line(found: Mapping[str, Any]) -> str:
 def add_cost(folder: Path, found: Mapping[str, Any]) -> None:
     """Put what a run cost into its evidence: `cost.json`, and a section of the report."""
     write_json(folder / COST, dict(found))
-    with (folder / "report.md").open("a", encoding="utf-8") as page:
+    with (folder / REPORT).open("a", encoding="utf-8") as page:
         page.write(f"\n{cost_markdown(found)}")
 
 
