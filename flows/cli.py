@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import time
 from typing import Annotated, Any
@@ -59,6 +58,7 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
     from flows.display import Display
     from flows.environment import be_quiet, prepare
     from flows.session import notices, read, session
+    from flows.termination import stops_on_sigterm
 
     be_quiet()  # before a recipe is read: libraries look only once
     with session(set_, recipe=True) as application:
@@ -66,10 +66,9 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
         application.check(plan)
         root = application.settings.folder
         _say(screen, [*prepare(root), *mark_crashed(root), *notices()])
-        _stop_cleanly_on_sigterm()
         preload()
         screen.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
-        with Display(screen, application.bus):
+        with stops_on_sigterm(), Display(screen, application.bus):
             from flows.pipeline import pipeline
 
             outcome = pipeline(plan.dump())
@@ -79,11 +78,6 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
 def _say(screen: Any, notes: list[str]) -> None:
     for note in notes:
         screen.print(f"note: {note}", style="yellow", highlight=False, markup=False)
-
-
-def _stop_cleanly_on_sigterm() -> None:
-    # SystemExit runs the exit handlers, one of which stops Prefect's embedded server
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _finish(console: Any, plan: Any, workspace: Any, outcome: Any, seconds: float) -> None:
