@@ -79,15 +79,14 @@ def write_model(target: Path) -> None:
 
 def whole(name: str, model: Path) -> dict[str, Any]:
     """A recipe with every section."""
-    chain = [{"type": "merge_adapter"}]
     return {
         "name": name,
         "model": {"type": "pretrained", "name": str(model)},
         "data": {split: {"type": "jsonl", "path": str(TRIAGE / f"{split}.jsonl")} for split in ("train", "eval")},
         "train": [{"type": "sft", "max_steps": 20, "batch_size": 4, "learning_rate": 1.0e-2, "lora": {"r": 8}}],
         "optimize": {
-            "fp32": [*chain, {"type": "onnx", "precision": "fp32"}],
-            "int8": [*chain, {"type": "onnx", "precision": "int8"}],
+            "fp32": [{"type": "merge_adapter"}, {"type": "onnx", "precision": "fp32"}],
+            "int8": [{"type": "merge_adapter"}, {"type": "onnx", "precision": "int8"}],
         },
         "benchmark": [
             {"type": "exact_match", "rows": 20, "max_new_tokens": 16},
