@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 TRIAGE = ROOT / "data" / "triage"
 NOT_OURS = ("POSTMILL_", "PREFECT_", "MLFLOW_")
-SHAPE = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 
 @dataclass(frozen=True)

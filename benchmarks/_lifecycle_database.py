@@ -41,6 +41,7 @@ def write(root: Path, number: int) -> None:
     run = _own_run(client, notes, number)
     tracker = MlflowTracker(MlflowTracker.Config(root=root))
     tracker._client, tracker._run = client, run
+    notes.with_suffix(".busy").touch()
     there = len(client.get_metric_history(run, "loss"))
     for step in range(there, METRICS):
         tracker.metrics([(step, {"loss": 1.0 / (step + 1)})])
@@ -81,6 +82,7 @@ class Writers:
     failed: int = 0
 
     def start(self, number: int) -> None:
+        (self.root / f"writer-{number}.busy").unlink(missing_ok=True)
         self.running[number] = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(self.root), str(number)],
             cwd=ROOT,
@@ -92,6 +94,14 @@ class Writers:
 
     def done(self, number: int) -> bool:
         return (self.root / f"writer-{number}.done").exists()
+
+    def busy(self) -> list[int]:
+        """Those that are writing, whom a kill strikes in the middle of it."""
+        return [
+            number
+            for number, process in self.running.items()
+            if process.poll() is None and (self.root / f"writer-{number}.busy").exists() and not self.done(number)
+        ]
 
     def kill(self, number: int) -> bool:
         """Whether it was still at work."""
@@ -117,10 +127,9 @@ def measure_database(bench: Bench, seed: int) -> Measured:
     while not all(writers.done(number) for number in range(WRITERS)):
         if time.perf_counter() - started > SLOWEST_S:
             raise RuntimeError(f"writers are not done after {SLOWEST_S:.0f} s; seed {seed}")
-        time.sleep(moments.uniform(0.3, 2.5))
-        alive = [n for n, process in writers.running.items() if process.poll() is None and not writers.done(n)]
-        if killed < KILLS and alive:
-            killed += writers.kill(moments.choice(alive))
+        time.sleep(moments.uniform(0.1, 0.9))
+        if killed < KILLS and (busy := writers.busy()):
+            killed += writers.kill(moments.choice(busy))
         writers.tend()
     for process in writers.running.values():
         process.wait()

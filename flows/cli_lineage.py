@@ -68,7 +68,7 @@ def lineage(
 def report(folder: Folder) -> None:
     """Write the page of a run again, report.html, from what its folder of evidence holds."""
     from components.services.lineage_graph import LineageGraphService
-    from components.services.report_page import write_page
+    from components.services.report.page import write_page
     from components.services.timings import last_timings
     from flows.environment import be_quiet
     from flows.session import session

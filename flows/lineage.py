@@ -10,8 +10,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from components.core.errors import PostmillError
-from components.services.graph import KINDS, Graph, Node
-from components.services.lineage_page import lineage_page
+from components.services.provenance.graph import KINDS, Graph, Node
+from components.services.provenance.page import lineage_page
 from flows.data.display import visible
 
 STYLES = {"version": "bold green", "alias": "bold green", "verdict": "yellow", "measurement": "dim"}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from components.core.artifacts import Artifact
 from components.core.recipe import Recipe
 from components.interfaces import Subject
-from components.services._trials import Trial
 from components.services.application import current
 from components.services.search import SearchService, variants
+from components.services.trials import Trial
 from tasks.search import attempt, report
 
 

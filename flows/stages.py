@@ -12,7 +12,6 @@ from contextlib import suppress
 from components.core.artifacts import Artifact
 from components.core.errors import StepSkipped
 from components.core.search import SEARCH
-from components.services._trials import Trial
 from components.services.benchmarking import BenchmarkService
 from components.services.data import DataService
 from components.services.judging import JudgingService
@@ -21,6 +20,7 @@ from components.services.optimization import OptimizationService
 from components.services.outputs import Made
 from components.services.search import SearchService, variants
 from components.services.training import TrainingService
+from components.services.trials import Trial
 from flows.stage_figures import write_report, write_training
 from flows.stage_step import OPTIMIZE, Step
 

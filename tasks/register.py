@@ -20,12 +20,12 @@ from components.services.data import load_rows
 from components.services.evidence import REPORT, training_chain, write_evidence
 from components.services.judging import read_verdict
 from components.services.lineage_graph import LineageGraphService, RunEntry
-from components.services.model_card import CARD, model_card
 from components.services.model_registry import ModelRegistryService
-from components.services.report_page import write_page
+from components.services.report.page import write_page
 from components.services.search import add_search
 from components.services.stage_record import record_stages, write_stages
 from components.services.tracking import RunTracking, loaded_plugins, plugin_tags
+from components.services.versions.model_card import CARD, model_card
 from components.services.workspace import Workspace
 from tasks.steps import step
 

@@ -6,10 +6,10 @@ from components.core.artifacts import Artifact
 from components.core.recipe import Recipe
 from components.core.search import Search
 from components.interfaces import Subject
-from components.services._trials import Trial
 from components.services.application import current
 from components.services.runner import RunnerService
 from components.services.search import SearchService
+from components.services.trials import Trial
 from tasks.steps import step
 
 

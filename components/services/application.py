@@ -26,7 +26,7 @@ from components.core.plugins import PluginManager
 from components.core.recipe import Recipe, section_names
 from components.core.settings import Settings, load_settings
 from components.interfaces import Sink
-from components.services._chosen_runner import chosen_runner
+from components.services.elsewhere.chosen_runner import chosen_runner
 from components.services.workspace import Workspace
 
 if TYPE_CHECKING:

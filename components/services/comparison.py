@@ -21,11 +21,11 @@ import yaml
 from components.core.errors import DataError, RegistryServiceError
 from components.core.kinds import service
 from components.core.paired_tests import interval
-from components.services._bound_evidence import read_bound
 from components.services.benchmarking import known_metrics
 from components.services.evidence import VERDICT
 from components.services.judging import Verdict
 from components.services.model_registry import EVIDENCE_TAG, ModelRegistryService
+from components.services.versions.bound_evidence import read_bound
 
 NOT_METRICS = ("tokens",)
 """Numbers of a row that are no score."""

@@ -17,9 +17,9 @@ from components.core.artifacts import Artifact, Store, write_json
 from components.core.machine import human_bytes, machine
 from components.core.recipe import Recipe
 from components.interfaces import Metric, Scoreboard
-from components.services._training_report import training_figures, training_markdown
 from components.services.benchmarking import scoreboard
 from components.services.judging import Verdict
+from components.services.report.training import training_figures, training_markdown
 from components.training.plot import loss_plot
 
 REPORT = "report.md"

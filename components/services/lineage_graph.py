@@ -19,11 +19,11 @@ import yaml
 
 from components.core.artifacts import Artifact, hash_file, hash_json
 from components.core.kinds import service
-from components.services._lineage_parts import Key, Parts, key_of, version_id
 from components.services.evidence import TRAINING, VERDICT
-from components.services.graph import Graph, Node
 from components.services.lineage import LineageService, Sighting, Wanted
 from components.services.model_registry import ModelRegistryService, VersionEntry
+from components.services.provenance.artifacts import Key, Parts, key_of, version_id
+from components.services.provenance.graph import Graph, Node
 from components.services.search import REPORT as SEARCH
 from components.services.workspace import Workspace
 from components.trackers.mlflow import refusals

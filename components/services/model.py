@@ -32,7 +32,7 @@ from components.core.machine import machine
 from components.core.recipe import Spec
 from components.core.safeload import check_model_directory, explained, load_adapter, load_causal_lm
 from components.interfaces import ModelSource
-from components.services._optimized import OptimizationResult, Step, expanded, result
+from components.services.optimized import OptimizationResult, Step, expanded, result
 from components.services.workspace import Workspace
 from components.training.adapters import Lora, quantization_config
 

@@ -30,12 +30,12 @@ from components.core.kinds import registry, service
 from components.core.provenance import library_versions
 from components.core.recipe import CHAMPION
 from components.interfaces import Subject, Tracker
-from components.services._bound_evidence import bind, check_verdict, read_bound, verify_files
-from components.services._moves import PRODUCTION, STAGE, Ledger, Move, plan, standing, went_further
+from components.services.versions.bound_evidence import bind, check_verdict, read_bound, verify_files
+from components.services.versions.moves import PRODUCTION, STAGE, Ledger, Move, plan, standing, went_further
 from components.services.workspace import Workspace
 from components.trackers.mlflow import connect, connect_registry, database_file, refusals, tracking_uri
 
-PYFUNC = Path(__file__).with_name("_registered_model.py")
+PYFUNC = Path(__file__).with_name("versions") / "pyfunc.py"
 FOLDER, EVIDENCE = "model", "evidence"
 """What a version consists of, side by side."""
 EVIDENCE_TAG = "postmill.evidence"

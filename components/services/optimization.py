@@ -18,8 +18,8 @@ from components.core.machine import free_memory, human_bytes
 from components.core.recipe import Spec
 from components.core.search import Variants
 from components.interfaces import Pass, StepContext
-from components.services._optimized import Step, specs
 from components.services.model import ModelService
+from components.services.optimized import Step, specs
 from components.services.optional import optional
 from components.services.workspace import Workspace, stage_identity
 from components.training.checkpoints import CHECKPOINTS, forget

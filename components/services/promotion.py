@@ -14,8 +14,8 @@ import re
 
 from components.core.errors import RegistryServiceError
 from components.core.kinds import service
-from components.services._moves import ARCHIVED, PRODUCTION, Action, Ledger, Move, plan, standing
 from components.services.model_registry import ModelRegistryService, RegisteredModel, VersionEntry, who
+from components.services.versions.moves import ARCHIVED, PRODUCTION, Action, Ledger, Move, plan, standing
 
 LONGEST_REASON = 1000
 

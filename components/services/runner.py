@@ -25,14 +25,14 @@ from components.core.secret import masked
 from components.core.settings import Settings
 from components.interfaces import Subject
 from components.runners._base import Runner, WorkerLost, Workers
-from components.services._chosen_runner import chosen_runner
-from components.services._elsewhere import EVENTS, outcome, work, write_job
-from components.services._trials import Trial
 from components.services.benchmarking import BenchmarkService
+from components.services.elsewhere.chosen_runner import chosen_runner
+from components.services.elsewhere.passed_on import events_passed_on
+from components.services.elsewhere.step import EVENTS, outcome, work, write_job
+from components.services.elsewhere.turns import Turns, timed
 from components.services.optimization import OptimizationService
-from components.services.passed_on import events_passed_on
 from components.services.search import SearchService
-from components.services.turns import Turns, timed
+from components.services.trials import Trial
 from components.services.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -24,11 +24,11 @@ from components.core.recipe import Spec
 from components.core.search import SEARCH, TRIAL, Search, parsed_chain
 from components.core.secret import masked
 from components.interfaces import Subject
-from components.services._pareto import front_page, front_picture, lead
-from components.services._trials import Study, Trial, front, outside, show, winners
 from components.services.benchmarking import BenchmarkService, scoreboard
+from components.services.elsewhere.turns import Turns, timed
 from components.services.optimization import OptimizationService
-from components.services.turns import Turns, timed
+from components.services.report.pareto import front_page, front_picture, lead
+from components.services.trials import Study, Trial, front, outside, show, winners
 from components.services.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from components.core.events import Event, EventBus, StageCached, StageFailed, StageFinished, StageSkipped, StageStarted
-from components.services.graph import Graph
+from components.services.provenance.graph import Graph
 
 TIMINGS = "timings.json"
 Outcome = Literal["done", "reused", "failed", "skipped"]

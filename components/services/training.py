@@ -22,8 +22,8 @@ from components.core.events import TrainingFinished, TrainingStarted
 from components.core.kinds import registry, service
 from components.core.recipe import Spec, default_spec
 from components.interfaces import StepContext
-from components.services._launch import launch
 from components.services.data import DataService
+from components.services.elsewhere.launch import launch
 from components.services.model import ModelService
 from components.services.optional import optional
 from components.services.workspace import Workspace, stage_identity

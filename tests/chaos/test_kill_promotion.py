@@ -14,10 +14,10 @@ import pytest
 
 from components.core.artifacts import Artifact, Identity, write_json
 from components.interfaces import Check
-from components.services._moves import Ledger, Move
 from components.services.judging import VariantVerdict, Verdict
 from components.services.model_registry import ModelRegistryService
 from components.services.promotion import PromotionService
+from components.services.versions.moves import Ledger, Move
 from components.services.workspace import Workspace
 from components.trackers.mlflow import connect
 from tests.conftest import ROOT

@@ -10,7 +10,7 @@ import pytest
 from components.core.errors import ConfigError
 from components.core.kinds import registry
 from components.core.search import Search
-from components.services._trials import Study, Trial
+from components.services.trials import Study, Trial
 from tests.contract.common import check_component, named
 
 SPACE = [

@@ -46,7 +46,7 @@ def service(root: Path) -> tuple[TrainingService, EventBus]:
 def workers() -> list[psutil.Process]:
     found = psutil.Process().children(recursive=True)
     alive = [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
-    return [process for process in alive if "components.services._worker" in process.cmdline()[-2:]]
+    return [process for process in alive if "components.services.elsewhere.worker" in process.cmdline()[-2:]]
 
 
 def test_two_processes_give_the_curve_of_one(lab: Any, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ from components.core.plugins import PluginSettings
 from components.core.recipe import parse_recipe
 from components.core.settings import Settings, load_settings
 from components.interfaces import Subject
-from components.services._chosen_runner import chosen_runner
-from components.services._trials import Trial
 from components.services.application import Application
+from components.services.elsewhere.chosen_runner import chosen_runner
+from components.services.elsewhere.turns import timed
 from components.services.runner import RunnerService
-from components.services.turns import timed
+from components.services.trials import Trial
 from flows.pipeline import pipeline
 from tests import tiny
 from tests.conftest import ROOT, Lab

@@ -33,7 +33,7 @@ def run(before: str, inside: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("before, inside", [("", "pass"), (PREFECT, "capture_sigterm().__enter__()")])
+@pytest.mark.parametrize(("before", "inside"), [("", "pass"), (PREFECT, "capture_sigterm().__enter__()")])
 def test_a_signal_that_is_dropped_is_said_again(before: str, inside: str) -> None:
     """A library that drops the exception of SIGTERM delays the end of a run, it does not prevent it (C53)."""
     done = run(before, inside)

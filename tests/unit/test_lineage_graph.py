@@ -10,12 +10,12 @@ import pytest
 
 from components.core.artifacts import Artifact
 from components.core.errors import RegistryServiceError
-from components.services._graph_layout import GAP, WIDTH, arranged
-from components.services._graph_svg import main_line
-from components.services._lineage_parts import Parts
-from components.services.graph import Graph, Node
 from components.services.lineage_graph import RunEntry
-from components.services.lineage_page import lineage_page
+from components.services.provenance.artifacts import Parts
+from components.services.provenance.drawing import main_line
+from components.services.provenance.graph import Graph, Node
+from components.services.provenance.layout import GAP, WIDTH, arranged
+from components.services.provenance.page import lineage_page
 from tests.unit.lineage_world import World, build, made
 from tests.unit.test_data_page import HOSTILE, Page
 

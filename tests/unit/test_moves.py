@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import RegistryServiceError
-from components.services._moves import Ledger, Move, State, plan, standing, went_further
+from components.services.versions.moves import Ledger, Move, State, plan, standing, went_further
 
 
 class Client:

@@ -9,8 +9,8 @@ import pytest
 
 from components.core.errors import ConfigError, ModelLoadError
 from components.core.kinds import registry
-from components.services._optimized import expanded
 from components.services.model import ModelService
+from components.services.optimized import expanded
 from components.services.workspace import Workspace
 from tests import tiny
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from components.services.report.parts import seconds, shown
 
 from components.core.artifacts import write_json
 from components.core.errors import DataError
 from components.core.events import EventBus, StageCached, StageFailed, StageFinished, StageSkipped, StageStarted
-from components.services._page import seconds, shown
-from components.services._report_examples import find_examples
-from components.services._run_evidence import Evidence
 from components.services.data import load_rows
-from components.services.graph import Edge, Graph, Node
-from components.services.report_page import write_page
+from components.services.provenance.graph import Edge, Graph, Node
+from components.services.report.examples import find_examples
+from components.services.report.page import write_page
+from components.services.report.run_evidence import Evidence
 from components.services.timings import (
     TIMINGS,
     Stopwatch,

@@ -15,14 +15,14 @@ from components.core.events import StageSkipped, TrialFinished
 from components.core.recipe import parse_recipe
 from components.core.search import Search, Variants, parsed_chain
 from components.interfaces import Subject
-from components.services._trials import Trial, front, winners
 from components.services.benchmarking import BenchmarkService
 from components.services.data import DataService
+from components.services.elsewhere.turns import Turns
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
 from components.services.search import PAGES, SearchService, read_search, search_markdown, variants
 from components.services.training import TrainingService
-from components.services.turns import Turns
+from components.services.trials import Trial, front, winners
 from components.services.workspace import Workspace
 from flows.display_search import search_table
 from tests import tiny

@@ -16,9 +16,10 @@ from components.core.plugins import PluginSettings
 from components.core.recipe import OfKind
 from components.core.settings import Settings
 from components.interfaces import StepContext
-from components.services import _launch, _worker
 from components.services.application import Application, opened_settings
-from components.services.passed_on import events_passed_on
+from components.services.elsewhere import launch as _launch
+from components.services.elsewhere import worker as _worker
+from components.services.elsewhere.passed_on import events_passed_on
 
 PLUGIN = """
 from dataclasses import dataclass

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from components.core.machine import human_bytes
 from components.data._page_html import Html, join, plain, tag
-from components.services._graph_layout import HEIGHT, WIDTH, Point, arranged
-from components.services.graph import KINDS, Graph, Node
+from components.services.provenance.graph import KINDS, Graph, Node
+from components.services.provenance.layout import HEIGHT, WIDTH, Point, arranged
 
 LETTERS = 25
 """That find room in a box."""

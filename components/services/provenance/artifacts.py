@@ -11,8 +11,8 @@ from typing import Any
 
 from components.core.artifacts import Store
 from components.core.secret import masked_data
-from components.services._lineage_facts import LONGEST_LIST, STAGES, artifact_node, leaves
-from components.services.graph import KINDS, Edge, Graph, Node
+from components.services.provenance.facts import LONGEST_LIST, STAGES, artifact_node, leaves
+from components.services.provenance.graph import KINDS, Edge, Graph, Node
 
 Key = tuple[str, str, str]
 """Stage, key and digest: what a manifest calls its parents by."""

@@ -15,10 +15,15 @@ from components.core.artifacts import Artifact, write_json
 from components.core.secret import masked
 from components.data._page_html import Html, Node, percent, plural, tag
 from components.interfaces import Metric
-from components.services import _page
-from components.services._graph_svg import GRAPH_STYLE, drawing
-from components.services._report_examples import EXAMPLES, find_examples
-from components.services._report_sections import (
+from components.services.cost import COST, money
+from components.services.evidence import ruling, show
+from components.services.provenance.drawing import GRAPH_STYLE, drawing
+from components.services.provenance.graph import Graph
+from components.services.provenance.page import parts_section
+from components.services.report import parts
+from components.services.report.examples import EXAMPLES, find_examples
+from components.services.report.run_evidence import LINEAGE, RECIPE, Evidence, require_evidence
+from components.services.report.sections import (
     REPORT_STYLE,
     cost_section,
     examples_section,
@@ -26,11 +31,6 @@ from components.services._report_sections import (
     timings_section,
     training_section,
 )
-from components.services._run_evidence import LINEAGE, RECIPE, Evidence, require_evidence
-from components.services.cost import COST, money
-from components.services.evidence import ruling, show
-from components.services.graph import Graph
-from components.services.lineage_page import parts_section
 from components.services.search import REPORT as SEARCH
 from components.services.timings import TIMINGS, Timing, bottleneck, critical_path
 
@@ -66,7 +66,7 @@ def write_page(
 def render(found: Evidence) -> str:
     """The whole page."""
     path = critical_path(found.timings, found.lineage) if found.lineage else []
-    return _page.page(
+    return parts.page(
         f"{found.name}: report of a run",
         GRAPH_STYLE + REPORT_STYLE,
         tag("h1", "Report of a run"),
@@ -94,13 +94,13 @@ def _verdict(found: Evidence) -> Html:
     told += ["with uncommitted changes" for node in run if node.facts.get("git.dirty") == "true"]
     line = ", ".join(told)
     if found.verdict is None:
-        return _page.banner("warn", f"{found.name}: trained, nothing to judge", line)
+        return parts.banner("warn", f"{found.name}: trained, nothing to judge", line)
     judged = len(found.verdict.variants)
     if found.chosen is None:
         why = f"None of {plural(judged, 'variant')} passed its gates; the reasons stand below."
-        return _page.banner("bad", f"{found.name}: not accepted", why, line)
+        return parts.banner("bad", f"{found.name}: not accepted", why, line)
     passed = f"{len(found.verdict.accepted)} of {plural(judged, 'variant')} passed; {found.chosen} was chosen."
-    return _page.banner("good", f"{found.name}: accepted, {found.chosen}", passed, line)
+    return parts.banner("good", f"{found.name}: accepted, {found.chosen}", passed, line)
 
 
 # ---------------------------------------------------------------- figures at a glance
@@ -129,7 +129,7 @@ def _tiles(found: Evidence) -> Html:
     if slowest:
         whole = sum(timing.seconds for timing in found.timings)
         tiles.append(
-            _tile("Work", _page.seconds(whole), f"longest: {slowest.title}, {percent(slowest.seconds, whole)}")
+            _tile("Work", parts.seconds(whole), f"longest: {slowest.title}, {percent(slowest.seconds, whole)}")
         )
     cost = found.read(COST)
     if cost:
@@ -176,7 +176,7 @@ def _results(found: Evidence) -> Node:
             tag(
                 "th",
                 tag("span", subject, cls="name"),
-                _page.badge(word, LOOKS[word]) if word else None,
+                parts.badge(word, LOOKS[word]) if word else None,
                 scope="col",
                 cls="n chosen" if subject == found.chosen else "n",
             )
@@ -185,7 +185,7 @@ def _results(found: Evidence) -> Node:
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", body), cls="results")
     unknown = [metric.name for metric in found.metrics if not metric.unit]
     note = f"No benchmark that is installed here knows the unit of {', '.join(unknown)}." if unknown else None
-    return _page.section("Results", tag("div", table, cls="scroll"), tag("p", note, cls="note") if note else None)
+    return parts.section("Results", tag("div", table, cls="scroll"), tag("p", note, cls="note") if note else None)
 
 
 def _metric_row(found: Evidence, metric: Metric) -> list[Html]:
@@ -212,15 +212,15 @@ def _gates(found: Evidence) -> Node:
     rows: list[tuple[str | None, list[Node]]] = []
     for judged in found.verdict.variants:
         word = ruling(found.verdict, judged.variant)
-        name: Node = [judged.variant, " ", _page.badge(word, LOOKS[word])]
+        name: Node = [judged.variant, " ", parts.badge(word, LOOKS[word])]
         for check in judged.checks:
-            mark = _page.badge("pass", "good") if check.passed else _page.badge("fail", "bad")
+            mark = parts.badge("pass", "good") if check.passed else parts.badge("fail", "bad")
             rows.append((None if check.passed else "failed", [name, mark, check.gate, check.summary]))
             name = ""
         if not judged.checks:
             rows.append((None, [name, "", "", "no gate has anything to say of it"]))
     head = {"Variant": False, "": False, "Gate": False, "What was found": False}
-    return _page.section("Gates", _page.table(head, rows))
+    return parts.section("Gates", parts.table(head, rows))
 
 
 # ---------------------------------------------------------------- where it comes from
@@ -232,7 +232,7 @@ def _lineage(found: Evidence) -> Node:
     every = tag(
         "details", tag("summary", f"All {len(found.lineage.nodes)} parts"), parts_section(found.lineage), cls="all"
     )
-    return _page.section("Lineage", drawing(found.lineage), every)
+    return parts.section("Lineage", drawing(found.lineage), every)
 
 
 def _data(found: Evidence) -> Node:
@@ -251,14 +251,14 @@ def _data(found: Evidence) -> Node:
         )
         for split, count in sorted(data.get("rows", {}).items(), reverse=True)
     ]
-    table = _page.table({"Split": False, "Rows": True, "Quarantined": True, "From": False}, rows)
+    table = parts.table({"Split": False, "Rows": True, "Quarantined": True, "From": False}, rows)
     whole = tag("p", tag("a", "The whole report on the data", href="data.html"), cls="note")
-    return _page.section("Data", table, whole if (found.folder / "data.html").is_file() else None)
+    return parts.section("Data", table, whole if (found.folder / "data.html").is_file() else None)
 
 
 def _skipped(found: Evidence) -> Node:
     skipped = found.read(SKIPPED, {})
-    return _page.section("Skipped", _page.facts(skipped)) if skipped else None
+    return parts.section("Skipped", parts.facts(skipped)) if skipped else None
 
 
 def _recipe(found: Evidence) -> Node:
@@ -267,9 +267,9 @@ def _recipe(found: Evidence) -> Node:
         return None
     text = masked(path.read_text(encoding="utf-8"))
     summary = tag("summary", f"{RECIPE}, with every default written out")
-    return _page.section("Recipe", tag("details", summary, tag("div", tag("pre", text), cls="row")))
+    return parts.section("Recipe", tag("details", summary, tag("div", tag("pre", text), cls="row")))
 
 
 def _machine(found: Evidence) -> Node:
     machine = found.read(MACHINE)
-    return _page.section("Machine", _page.facts(machine)) if machine else None
+    return parts.section("Machine", parts.facts(machine)) if machine else None

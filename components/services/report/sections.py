@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from components.data._page_html import Html, Node, join, percent, plural, tag
-from components.services import _page
-from components.services._pareto import lead
-from components.services._training_report import COLUMNS, happened
 from components.services.cost import cost_line, money
+from components.services.report import parts
+from components.services.report.pareto import lead
+from components.services.report.training import COLUMNS, happened
 from components.services.search import search_cells
 from components.services.timings import Timing, bottleneck
 
@@ -50,14 +50,14 @@ def examples_section(
     """Answers before and after training: of benchmarked rows, else what training wrote down on the way."""
     if examples:
         note = "held-out rows: some that training taught, some that are still wrong"
-        return _page.section("Before and after training", [_example(each) for each in examples], note=note)
+        return parts.section("Before and after training", [_example(each) for each in examples], note=note)
     found = [_sampled(step) for step in training if step.get("samples")]
-    return _page.section("Samples while training", found, note="the first and the last") if found else None
+    return parts.section("Samples while training", found, note="the first and the last") if found else None
 
 
 def _example(example: Mapping[str, Any]) -> Html:
     answers = [
-        _answer(subject, said["answer"], _page.badge(*_look(said["right"])) if said["right"] is not None else None)
+        _answer(subject, said["answer"], parts.badge(*_look(said["right"])) if said["right"] is not None else None)
         for subject, said in example["answers"].items()
     ]
     expected = _answer("expected", example["expected"]) if example.get("expected") else None
@@ -102,8 +102,8 @@ def training_section(steps: Sequence[Mapping[str, Any]], folder: Path) -> Node:
         told += [tag("p", f"{step['type']}: {line}", cls="note") for line in lines]
         curve = folder / str(step.get("curve") or "")
         if step.get("curve") and curve.is_file():
-            told.append(tag("figure", _page.picture(curve, f"loss of {step['type']} by step")))
-    return _page.section("Training", _page.table(head, rows), told)
+            told.append(tag("figure", parts.picture(curve, f"loss of {step['type']} by step")))
+    return parts.section("Training", parts.table(head, rows), told)
 
 
 def search_section(found: Mapping[str, Any] | None, folder: Path) -> Node:
@@ -114,11 +114,11 @@ def search_section(found: Mapping[str, Any] | None, folder: Path) -> Node:
     titles = [objective["title"] for objective in found["objectives"]]
     head = {"Trial": True, "Passes": False, **dict.fromkeys(titles, True), "What became of it": False}
     rows: list[tuple[str | None, list[Node]]] = [(None, list(cells)) for cells in search_cells(found)]
-    return _page.section(
+    return parts.section(
         "Search",
-        tag("figure", _page.picture(picture, lead(found))) if picture.is_file() else tag("p", lead(found)),
+        tag("figure", parts.picture(picture, lead(found))) if picture.is_file() else tag("p", lead(found)),
         tag("p", tag("a", "The same to look around in", href=page.name), cls="note") if page.is_file() else None,
-        tag("details", tag("summary", f"All {plural(len(rows), 'trial')}"), _page.table(head, rows)),
+        tag("details", tag("summary", f"All {plural(len(rows), 'trial')}"), parts.table(head, rows)),
     )
 
 
@@ -144,19 +144,19 @@ def timings_section(timings: Sequence[Timing], path: Sequence[Timing], cost: Map
     rest = [timing for timing in timings if timing not in shown]
     head = {"Stage": False, "Took": True, "Share": True, "When": False, "Peak memory": True, "CPU": True}
     head |= {"Cost": True} if costs else {}
-    more = f"{plural(len(rest), 'more stage')} took {_page.seconds(sum(each.seconds for each in rest))} together."
-    waited = f"Stages that wait for each other (•) take {_page.seconds(sum(t.seconds for t in path))}: more machines "
-    return _page.section(
+    more = f"{plural(len(rest), 'more stage')} took {parts.seconds(sum(each.seconds for each in rest))} together."
+    waited = f"Stages that wait for each other (•) take {parts.seconds(sum(t.seconds for t in path))}: more machines "
+    return parts.section(
         "Where the time went",
         tag(
             "p",
             "The bottleneck is ",
             tag("b", slowest.title),
-            f": {_page.seconds(slowest.seconds)}, {percent(slowest.seconds, work)} of {_page.seconds(work)} of work "
-            f"in {_page.seconds(span)}. ",
+            f": {parts.seconds(slowest.seconds)}, {percent(slowest.seconds, work)} of {parts.seconds(work)} of work "
+            f"in {parts.seconds(span)}. ",
             f"{waited}cannot make the run shorter than that." if path else "",
         ),
-        _page.table(head, rows),
+        parts.table(head, rows),
         tag("p", more, cls="note") if rest else None,
     )
 
@@ -173,14 +173,14 @@ def _timing(
     bar = Html(f'<i style="left:{left:.2%};width:{min(timing.seconds / span, 1 - left):.2%}"></i>')
     name: list[Node] = [timing.title, " •" if timing in path else ""]
     if timing.outcome == "failed":
-        name.append(_page.badge("failed", "bad"))
+        name.append(parts.badge("failed", "bad"))
     reused = timing.outcome == "reused"
     cells: list[Node] = [
         name,
-        "from the store" if reused else _page.seconds(timing.seconds),
+        "from the store" if reused else parts.seconds(timing.seconds),
         "" if reused else percent(timing.seconds, work),
         None if reused else tag("span", bar, cls="times"),
-        _page.shown("memory", timing.peak_memory) if timing.peak_memory else "",
+        parts.shown("memory", timing.peak_memory) if timing.peak_memory else "",
         f"{timing.cpu:.0%}" if timing.cpu else "",
     ]
     look = "slowest" if timing is slowest else "reused" if reused else None
@@ -196,6 +196,6 @@ def cost_section(cost: Mapping[str, Any] | None) -> Node:
         for kind, values in cost.get("per_1k_tokens", {}).items()
         for name, value in values.items()
     }
-    return _page.section(
-        "Cost", tag("p", f"{cost_line(cost).removeprefix('cost: ')}."), _page.facts(each) if each else None
+    return parts.section(
+        "Cost", tag("p", f"{cost_line(cost).removeprefix('cost: ')}."), parts.facts(each) if each else None
     )

@@ -28,7 +28,7 @@ from components.core.machine import machine
 from components.core.recipe import Spec
 from components.interfaces import StepContext
 from components.services.application import opened_settings
-from components.services.passed_on import events_passed_on
+from components.services.elsewhere.passed_on import events_passed_on
 
 PATIENCE_S = 120
 """Seconds that the processes may take to end a step and save, before they are killed."""
@@ -79,7 +79,7 @@ def _command(spec: Spec, place: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "torch.distributed.run", *where),
         *(f"--nnodes={launcher.machines}", f"--node-rank={launcher.machine_rank}", f"--shutdown-timeout={PATIENCE_S}"),
-        *(f"--nproc-per-node={launcher.processes}", "-m", "components.services._worker", str(place)),
+        *(f"--nproc-per-node={launcher.processes}", "-m", "components.services.elsewhere.worker", str(place)),
     ]
 
 

@@ -17,8 +17,8 @@ from components.core.recipe import OfKind
 from components.core.secret import masked_data
 from components.interfaces import Metric
 from components.services.evidence import TRAINING, VERDICT
-from components.services.graph import Graph
 from components.services.judging import Verdict
+from components.services.provenance.graph import Graph
 from components.services.timings import TIMINGS, Timing
 
 FIGURES, RECIPE, LINEAGE = "figures.json", "recipe.yaml", "lineage.json"

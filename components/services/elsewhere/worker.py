@@ -1,4 +1,4 @@
-"""One of the processes of a training step; `components.services._launch` starts it: `python -m ... FOLDER`."""
+"""One of the processes of a training step; `components.services.elsewhere.launch` starts it: `python -m ... FOLDER`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from components.core.events import EventBus
 from components.core.recipe import OfKind, Spec
 from components.core.settings import Settings, load_settings
 from components.interfaces import StepContext
-from components.services._launch import EVENTS, FAILURE, FIGURES, JOB
 from components.services.application import Application
-from components.services.passed_on import events_written
+from components.services.elsewhere.launch import EVENTS, FAILURE, FIGURES, JOB
+from components.services.elsewhere.passed_on import events_written
 
 
 def main(place: Path) -> None:

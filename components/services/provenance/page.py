@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.data._page_html import Html, Node, join, plural, tag
-from components.services import _page
-from components.services._graph_svg import GRAPH_STYLE, anchor, drawing
-from components.services.graph import KINDS, Graph
-from components.services.graph import Node as Part
+from components.services.provenance.drawing import GRAPH_STYLE, anchor, drawing
+from components.services.provenance.graph import KINDS, Graph
+from components.services.provenance.graph import Node as Part
+from components.services.report import parts
 
 TABLES = ("settings", "libraries", "files")
 """Facts that have a heading of their own, in this order."""
@@ -21,7 +21,7 @@ TABLES = ("settings", "libraries", "files")
 def lineage_page(graph: Graph) -> str:
     """The whole page."""
     title = f"Lineage of {graph[graph.root].title}" if graph.root else "Lineage"
-    return _page.page(
+    return parts.page(
         title,
         GRAPH_STYLE,
         tag("h1", "Lineage"),
@@ -36,9 +36,9 @@ def _banner(graph: Graph) -> Html:
     name = graph[graph.root].title if graph.root else "Lineage"
     gone = [node for node in graph.nodes if node.missing]
     if not gone:
-        return _page.banner("good", name, f"Every one of its {len(graph.nodes)} parts is known and there.")
+        return parts.banner("good", name, f"Every one of its {len(graph.nodes)} parts is known and there.")
     told = f"{plural(len(gone), 'part')} of {len(graph.nodes)} {'is' if len(gone) == 1 else 'are'} missing:"
-    return _page.banner("warn", name, told, *(join(_link(graph, node), f": {node.missing}") for node in gone))
+    return parts.banner("warn", name, told, *(join(_link(graph, node), f": {node.missing}") for node in gone))
 
 
 def parts_section(graph: Graph) -> Html:
@@ -48,7 +48,7 @@ def parts_section(graph: Graph) -> Html:
         for kind, name in KINDS.items()
         if (found := graph.of_kind(kind))
     ]
-    return _page.section("Parts", groups)
+    return parts.section("Parts", groups)
 
 
 def _part(graph: Graph, node: Part) -> Html:
@@ -56,7 +56,7 @@ def _part(graph: Graph, node: Part) -> Html:
         "summary",
         tag("span", node.title, cls="name"),
         f" {node.note} " if node.note else " ",
-        _page.badge("missing", "bad") if node.missing else None,
+        parts.badge("missing", "bad") if node.missing else None,
     )
     known = {"missing": tag("span", node.missing, cls="hit")} if node.missing else {}
     known |= {"digest": tag("code", node.digest)} if node.digest else {}
@@ -66,12 +66,12 @@ def _part(graph: Graph, node: Part) -> Html:
             known[name] = _joined([join(_link(graph, end), f" ({role})") for role, end in ends])
     tables = [_table(name, node.facts[name]) for name in TABLES if node.facts.get(name)]
     # what a link leads to stands inside of the details, which a browser opens for it
-    return tag("details", summary, tag("div", _page.facts(known), tables, id=anchor(graph, node)), cls="part")
+    return tag("details", summary, tag("div", parts.facts(known), tables, id=anchor(graph, node)), cls="part")
 
 
 def _table(name: str, found: Mapping[str, Any]) -> Node:
     values = {key: tag("code", str(value)) if name == "files" else value for key, value in found.items()}
-    return [tag("h3", name), _page.facts(values)]
+    return [tag("h3", name), parts.facts(values)]
 
 
 def _link(graph: Graph, node: Part) -> Html:

@@ -24,12 +24,12 @@ from components.core.events import EventBus
 from components.core.recipe import OfKind, Recipe, parse_recipe
 from components.core.settings import Settings
 from components.interfaces import Subject
-from components.services._trials import Trial
 from components.services.application import Application
 from components.services.benchmarking import BenchmarkService
+from components.services.elsewhere.passed_on import events_written
 from components.services.optimization import OptimizationService
-from components.services.passed_on import events_written
 from components.services.search import SearchService
+from components.services.trials import Trial
 
 JOB, EVENTS, RESULT, FAILURE = "job.json", "events.jsonl", "result.json", "failure.json"
 _ONE = Lock()

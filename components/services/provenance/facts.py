@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.machine import human_bytes
-from components.services.graph import Node
+from components.services.provenance.graph import Node
 
 STAGES: Mapping[str, str] = {
     "model": "model",

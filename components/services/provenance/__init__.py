@@ -1,0 +1,1 @@
+"""Where a model comes from as a graph: its parts, what they tell, its drawing, its page."""

@@ -1,0 +1,1 @@
+"""What belongs to a registered version: its evidence, its card, how it is loaded, how it moves."""
