@@ -26,7 +26,6 @@ PLAIN = """
 import json, sys
 from pathlib import Path
 from components.core.recipe import load_recipe
-from components.interfaces import Subject
 from components.services.application import Application
 from components.services.benchmarking import BenchmarkService
 from components.services.data import DataService
@@ -44,9 +43,7 @@ with Application() as app:
         trained = run.get(TrainingService).train(plan.train, base, dataset, plan.seed)
         optimization = run.get(OptimizationService)
         made = {n: optimization.variant(n, c, trained, plan.seed, dataset) for n, c in plan.optimize.items()}
-        subjects = [Subject(name="base", artifact=base)]
-        subjects.append(Subject(name="trained", artifact=trained, parents=optimization.parents(trained)))
-        subjects += [Subject(name=name, artifact=artifact) for name, artifact in made.items()]
+        subjects = optimization.subjects({"base": base, "trained": trained, **made})
         measured = run.get(BenchmarkService).measure(plan.benchmark, subjects, dataset, plan.seed)
         verdict = run.get(JudgingService).judge(plan, measured, list(made))
         print(json.dumps({"chosen": verdict.meta["chosen"], "model": {n: a.digest for n, a in made.items()}}))

@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks._training_bench import Bench
 from components.core.artifacts import Artifact
 from components.core.recipe import load_recipe
-from components.interfaces import Subject
 from components.services.benchmarking import BenchmarkService, scoreboard
 from components.services.data import DataService
 from components.services.model import ModelService
@@ -54,10 +53,8 @@ class Task:
     @cached_property
     def figures(self) -> dict[str, dict[str, float]]:
         """What the recipe's benchmarks say of the base model, the trained one and every variant."""
-        parents = OptimizationService(self.workspace).parents(self.trained)
-        trained = Subject(name="trained", artifact=self.trained, parents=parents)
-        subjects = [Subject(name="base", artifact=self.base), trained]
-        subjects += [Subject(name=name, artifact=artifact) for name, artifact in self.variants.items()]
+        artifacts = {"base": self.base, "trained": self.trained, **self.variants}
+        subjects = OptimizationService(self.workspace).subjects(artifacts)
         specs = [spec for spec in self.recipe.benchmark if spec.type != "latency"]  # speeds are taken in turns
         measured = BenchmarkService(self.workspace).measure(specs, subjects, self.rows, self.recipe.seed)
         board = scoreboard(measured)

@@ -300,6 +300,8 @@ class Subject(BaseModel):
     name: str
     artifact: Artifact
     parents: dict[str, Artifact] = {}
+    passes: list[Subject] = []
+    """Of a variant: what each pass of its chain made, under the pass's name, in order; the last is the variant."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,8 @@ class Benchmark(Component, ABC):
     """What it reports where the configuration does not change that; see `reports`."""
     together: ClassVar[bool] = False
     """True if the subjects must be measured in one go (interleaved timing, distance to a reference)."""
+    every_pass: ClassVar[bool] = False
+    """True if it measures what every pass of a variant's chain made, too (`Subject.passes`)."""
     shapes: ClassVar[tuple[str, ...]] = ("conversation", "preference", "unpaired")
     """Shapes of row that it can measure on; these have an answer to compare with."""
 

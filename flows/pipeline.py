@@ -12,7 +12,6 @@ from typing import Any
 from prefect import flow
 
 from components.core.recipe import parse_recipe
-from components.interfaces import Subject
 from components.services.application import application
 from components.services.cost import CostService
 from components.services.optimization import OptimizationService
@@ -48,12 +47,11 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
             made = each(optimize, [{**given, "name": name, "trained": trained} for name in plan.optimize])
             variants = {name: artifact for name, artifact in zip(plan.optimize, made, strict=True) if artifact}
 
-            parents = run.get(OptimizationService).parents(trained)
-            subjects = [Subject(name="base", artifact=base), Subject(name="trained", artifact=trained, parents=parents)]
-            subjects += champion(plan)
+            passes = run.get(OptimizationService)
+            subjects = [*passes.subjects({"base": base, "trained": trained}), *champion(plan)]
             found = search(plan, subjects, dataset, variants)
             variants |= found.variants
-            subjects += [Subject(name=name, artifact=artifact) for name, artifact in variants.items()]
+            subjects += passes.subjects(variants)
 
             found_by = each(benchmark, [{**given, "spec": spec, "subjects": subjects} for spec in plan.benchmark])
             measured = [artifact for artifacts in found_by for artifact in artifacts or ()]

@@ -64,12 +64,8 @@ class Step:
 
     def subjects(self) -> list[Subject]:
         """Everything that is measured: base, trained, and the variants in the order of the recipe."""
-        parents = self.run.get(OptimizationService).parents(self.trained)
-        known = [
-            Subject(name="base", artifact=self.base),
-            Subject(name="trained", artifact=self.trained, parents=parents),
-        ]
-        return known + [Subject(name=name, artifact=artifact) for name, artifact in self._variants().items()]
+        passes: OptimizationService = self.run.get(OptimizationService)
+        return passes.subjects({"base": self.base, "trained": self.trained, **self._variants()})
 
     def _variants(self) -> dict[str, Artifact]:
         made = [self.inputs[name].artifacts for name in self.inputs if name.startswith(OPTIMIZE) and name != SEARCHED]

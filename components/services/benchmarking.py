@@ -56,6 +56,8 @@ class BenchmarkService:
             return {"metrics": {measurement.subject: measurement.metrics for measurement in found}}
 
         inputs = {subject.name: subject.artifact for subject in group}
+        if benchmark.every_pass:
+            inputs |= {f"{each.name}/{made.name}": made.artifact for each in group for made in each.passes}
         name = spec.type if spec.component.together else f"{spec.type} {group[0].name}"
         artifact = self.workspace.stage(
             "benchmark",

@@ -19,11 +19,14 @@ from components.core.recipe import Recipe
 from components.interfaces import Metric, Scoreboard
 from components.services.benchmarking import scoreboard
 from components.services.judging import Verdict
+from components.services.report.passes import passes_markdown
 from components.services.report.training import training_figures, training_markdown
 from components.training.plot import loss_plot
 
 REPORT = "report.md"
 TRAINING = "training.json"
+NOTES = "notes.json"
+"""What benchmarks say besides figures: intervals, settings, hashes, and what each pass of a chain came to."""
 VERDICT = "verdict.json"
 """Not there if the recipe has nothing to judge."""
 
@@ -62,6 +65,7 @@ def write_evidence(
     board = scoreboard(measured)
     figures = {subject: board.metrics(subject) for subject in board.subjects()}
     write_json(out / "figures.json", figures)
+    write_json(out / NOTES, [m.model_dump(include={"subject", "benchmark", "notes"}) for m in board.measurements])
     if verdict is not None:
         write_json(out / VERDICT, verdict.model_dump())
     write_json(out / "skipped.json", dict(skipped))
@@ -108,6 +112,7 @@ def markdown(recipe: Recipe, board: Scoreboard, verdict: Verdict | None, skipped
     for judged in verdict.variants if verdict else ():
         lines += ["", f"## {judged.variant}: {'accepted' if judged.accepted else 'rejected'}", ""]
         lines += [f"- {'pass' if check.passed else 'FAIL'} ({check.gate}): {check.summary}" for check in judged.checks]
+    lines += passes_markdown([vars(measurement) for measurement in board.measurements], show)
     if skipped:
         lines += ["", "## skipped", "", *(f"- {step}: {reason}" for step, reason in skipped.items())]
     return "\n".join(lines).rstrip("\n") + "\n"

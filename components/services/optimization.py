@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import Artifact
+from components.core.artifacts import MANIFEST, Artifact
 from components.core.chains import chain_problems
 from components.core.condition import numbers
 from components.core.errors import ConfigError, MissingExtraError, PostmillError, StepNotBegun
@@ -17,7 +17,7 @@ from components.core.kinds import service
 from components.core.machine import free_memory, human_bytes
 from components.core.recipe import Spec
 from components.core.search import Variants
-from components.interfaces import Pass, StepContext
+from components.interfaces import Pass, StepContext, Subject
 from components.services.model import ModelService
 from components.services.optimized import Step, specs
 from components.services.optional import optional
@@ -116,6 +116,23 @@ class OptimizationService:
             raise ConfigError(problems)
         self.require(Variants({name: chain}), source)
         return self._each(name, chain, source, seed, dataset)
+
+    def subjects(self, artifacts: Mapping[str, Artifact]) -> list[Subject]:
+        """What benchmarks measure: each artifact with what opens it, and with what every pass before it made."""
+        return [
+            Subject(name=name, artifact=artifact, parents=self.parents(artifact), passes=self._passes(artifact))
+            for name, artifact in artifacts.items()
+        ]
+
+    def _passes(self, artifact: Artifact) -> list[Subject]:
+        """As far back as the store holds them: a DVC cache brings the end of a chain alone."""
+        found: list[Subject] = []
+        here: Artifact | None = artifact
+        while here is not None and here.stage == STAGE:
+            name = str(here.read_json(MANIFEST)["identity"]["config"]["type"])
+            found.insert(0, Subject(name=name, artifact=here, parents=self.parents(here)))
+            here = self.workspace.store.find(here.parents["source"].stage, here.parents["source"].key)
+        return found
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
         """The inputs of an artifact that are needed to open it (an adapter's base model)."""

@@ -13,7 +13,11 @@ from components.core.kinds import registry
 from components.core.spec import OfKind
 from components.interfaces import Measurement, Scoreboard, StepContext, Subject
 from components.services.data import load_rows
+from components.services.evidence import show
 from components.services.judging import decide
+from components.services.optimization import OptimizationService
+from components.services.report.passes import passes_markdown
+from components.services.report.sections import passes_section
 from tests import tiny
 
 
@@ -82,3 +86,38 @@ def test_parity_without_its_reference(lab: Any) -> None:
     """A reference that is no subject is refused with the subjects there are."""
     with pytest.raises(ConfigError, match="reference='techer' is none of base, fp32"):
         measured(lab, lab.subject("base"), lab.subject("fp32"), reference="techer")
+
+
+def test_every_pass_is_replayed(lab: Any, tmp_path: Path) -> None:
+    """Each pass of a chain is asked the same prompts: the one that changed them is found, even if a later one changed
+    them back (C39)."""
+    harmed = changed(lab, tmp_path / "m", other_template).model_copy(update={"name": "harming_pass"})
+    harmed = harmed.model_copy(update={"artifact": harmed.artifact.model_copy(update={"digest": "other"})})
+    merged = Subject(name="merge_adapter", artifact=lab.merged)
+    whole, broken = (
+        lab.subject("fp32").model_copy(update={"name": name, "passes": passes})
+        for name, passes in (("whole", [merged]), ("broken", [merged, harmed, merged]))
+    )
+    board = measured(lab, lab.subject("trained"), whole, broken)
+    assert [board.metrics(name)["passes_with_mismatches"] for name in ("trained", "whole", "broken")] == [0, 0, 1]
+    (notes,) = (m.notes["passes"] for m in board.measurements if m.subject == "broken")
+    assert [(each["pass"], each["token_mismatches"]) for each in notes] == [
+        ("merge_adapter", 0),
+        ("harming_pass", 8),
+        ("merge_adapter", 0),
+    ]
+    lines = passes_markdown([vars(m) for m in board.measurements], show)
+    assert [line.split(" | ")[:4] for line in lines[-2:]] == [
+        ["| broken", "harming_pass", "8.00", "8.00"],
+        ["| broken", "merge_adapter", "0", "0"],
+    ]
+    assert "harming_pass" in str(passes_section([vars(m) for m in board.measurements]))
+
+
+def test_the_passes_of_a_variant(lab: Any) -> None:
+    """A variant knows what every pass of its chain made, in order; the trained model went through none (C39)."""
+    passes = OptimizationService(lab.workspace)
+    trained, int4 = passes.subjects({"trained": lab.trained, "int4": lab.subject("int4").artifact})
+    assert trained.passes == []
+    assert [made.name for made in int4.passes] == ["merge_adapter", "onnx"]
+    assert int4.passes[-1].artifact == int4.artifact

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from components.services.report.parts import seconds, shown
 
 from components.core.artifacts import write_json
 from components.core.errors import DataError
@@ -17,6 +16,7 @@ from components.services.data import load_rows
 from components.services.provenance.graph import Edge, Graph, Node
 from components.services.report.examples import find_examples
 from components.services.report.page import write_page
+from components.services.report.parts import seconds, shown
 from components.services.report.run_evidence import Evidence
 from components.services.timings import (
     TIMINGS,

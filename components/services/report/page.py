@@ -16,7 +16,7 @@ from components.core.secret import masked
 from components.data._page_html import Html, Node, percent, plural, tag
 from components.interfaces import Metric
 from components.services.cost import COST, money
-from components.services.evidence import ruling, show
+from components.services.evidence import NOTES, ruling, show
 from components.services.provenance.drawing import GRAPH_STYLE, drawing
 from components.services.provenance.graph import Graph
 from components.services.provenance.page import parts_section
@@ -27,6 +27,7 @@ from components.services.report.sections import (
     REPORT_STYLE,
     cost_section,
     examples_section,
+    passes_section,
     search_section,
     timings_section,
     training_section,
@@ -74,6 +75,7 @@ def render(found: Evidence) -> str:
         _tiles(found),
         _results(found),
         _gates(found),
+        passes_section(found.read(NOTES, [])),
         examples_section(found.read(EXAMPLES, []), found.training, found.chosen),
         training_section(found.training, found.folder),
         search_section(found.read(SEARCH), found.folder),

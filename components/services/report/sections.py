@@ -1,4 +1,4 @@
-"""Parts of a run's report: examples, training, search, times and cost."""
+"""Parts of a run's report: passes, examples, training, search, times and cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from components.data._page_html import Html, Node, join, percent, plural, tag
 from components.services.cost import cost_line, money
+from components.services.evidence import show
 from components.services.report import parts
 from components.services.report.pareto import lead
+from components.services.report.passes import pass_metrics, passes_of
 from components.services.report.training import COLUMNS, happened
 from components.services.search import search_cells
 from components.services.timings import Timing, bottleneck
@@ -39,6 +41,25 @@ SMALL = 0.01
 """Stages that took less of the whole are told together."""
 SHOWN = 12
 """Stages that are shown however little they took."""
+
+
+# ---------------------------------------------------------------- after every pass
+
+
+def passes_section(notes: Sequence[Mapping[str, Any]]) -> Node:
+    """A row a pass of every variant's chain; one that changed what the model is asked is marked."""
+    found = passes_of(notes)
+    if not found:
+        return None
+    metrics = pass_metrics(found[0][1])
+    rows: list[tuple[str | None, list[Node]]] = []
+    for variant, made in found:
+        wrong = made["prompt_mismatches"] or made["token_mismatches"]
+        figures = [show(metric, made[metric.name]) for metric in metrics]
+        rows.append(("failed" if wrong else None, [variant, made["pass"], *figures]))
+    head = {"Variant": False, "Pass": False, **dict.fromkeys((metric.title for metric in metrics), True)}
+    note = "the same prompts, asked again after each step of a variant's chain"
+    return parts.section("After every pass", parts.table(head, rows), note=note)
 
 
 # ---------------------------------------------------------------- before and after
