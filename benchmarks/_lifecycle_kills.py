@@ -20,15 +20,15 @@ from components.trackers.mlflow import connect
 SUICIDAL = """
 import os, signal, sys
 from components.core import events
-emit, left = events.EventBus.emit, [int(sys.argv[2])]
+emit, kind, left, recipe = events.EventBus.emit, sys.argv[1], [int(sys.argv[2])], sys.argv[3]
 def counted(bus, event):
     emit(bus, event)
-    if type(event).__name__ == sys.argv[1] and bus.parent is None:  # a run's bus passes on to that of the process
+    if type(event).__name__ == kind and bus.parent is None:  # a run's bus passes on to that of the process
         left[0] -= 1
         if left[0] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 events.EventBus.emit = counted
-sys.argv = ["postmill", "run", sys.argv[3]]
+sys.argv = ["postmill", "run", recipe]
 from flows.cli import main
 main()
 """
@@ -69,7 +69,8 @@ def _killed(root: Path, recipe: Path, kind: str, number: int) -> bool:
         [sys.executable, "-c", SUICIDAL, kind, str(number), str(recipe)],
         cwd=ROOT,
         env=surroundings(root),
-        capture_output=True,
+        stdout=subprocess.DEVNULL,  # not a pipe: the embedded server outlives the kill, and would keep it open
+        stderr=subprocess.DEVNULL,
     )
     return done.returncode == -9
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli_common import clear_errors, console
+from flows.cli_common import clear_errors, console, quick
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -24,6 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="For machines")]
 
 
 @app.command()
+@quick
 @clear_errors
 def promote(
     model: Name,
@@ -42,6 +43,7 @@ def promote(
 
 
 @app.command()
+@quick
 @clear_errors
 def rollback(
     model: Name,
@@ -65,6 +67,7 @@ def _tell(model: str, move: Any) -> None:
 
 
 @app.command()
+@quick
 @clear_errors
 def history(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model; default: all")] = None,
@@ -94,6 +97,7 @@ def _plain(versions: Any, moves: Any) -> dict[str, Any]:
 
 
 @app.command()
+@quick
 @clear_errors
 def compare(first: Side, second: Side, as_json: AsJson = False) -> None:
     """Two models side by side: figures, the rows both answered, and what was done differently."""

@@ -3,10 +3,11 @@
     benchmark: [{type: latency, rounds: 5, price_per_hour: 0.40}]
 
 One request at a time, as a user waits for it: time to first token (TTFT), time per output token (TPOT), tokens per
-second. Subjects take turns within a round, so a machine that slows down slows all of them; a warm-up is not counted;
-medians and 95th percentiles are reported, and in the notes how well the medians are known. Load time and peak memory
-come from a process of its own for each subject. Energy is what the machine's counters say, where it has any; the cost
-of a thousand tokens is the time they take at the price of the machine.
+second. Subjects take turns within a round, so a machine that slows down slows all of them. A warm-up is not counted; it
+shows which threads help, and each of them then stays on a core. Medians and 95th percentiles are reported, and in
+the notes how well the medians are known. Load time and peak memory come from a process of its own for each subject.
+Energy is what the machine's counters say, where it has any; the cost of a thousand tokens is the time they take at the
+price of the machine.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from components.benchmarks._energy import Counter, counters, read_all, used
 from components.benchmarks._intervals import of_median
+from components.benchmarks._pinned import pinned
 from components.core.chat import encode_prompt
 from components.core.component import StrictConfig
 from components.core.errors import PostmillError
@@ -88,20 +91,25 @@ class Latency(Benchmark):
 
     def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:
         conversation = choose_rows(rows, 1, context.seed).conversations[0]
-        with ExitStack() as stack:
+        with ExitStack() as stack, pinned() as pins:
             backends = {s.name: stack.enter_context(opened(s, bus=context.bus, dtype="float32")) for s in subjects}
             prompts = {name: encode_prompt(backend.tokenizer, conversation) for name, backend in backends.items()}
             timings: dict[str, list[Request]] = {name: [] for name in backends}
             meters = counters()
-            for turn in range(self.config.rounds + 1):
-                for name, backend in backends.items():
-                    timing = _time_one(backend, prompts[name], self.config.new_tokens, meters)
-                    if turn > 0:  # round 0 warms up
-                        timings[name].append(timing)
-                context.bus.emit(StageProgress(stage="benchmark", name="latency", done=turn, total=self.config.rounds))
-        return [self._summary(s, timings[s.name], prompts[s.name]) for s in subjects]
 
-    def _summary(self, subject: Subject, timings: list[Request], prompt: list[int]) -> Measurement:
+            def one(name: str) -> Request:
+                return _time_one(backends[name], prompts[name], self.config.new_tokens, meters)
+
+            for turn in range(self.config.rounds + 1):
+                for name in backends:
+                    if turn == 0:
+                        pins.warm(partial(one, name))
+                    else:
+                        timings[name].append(one(name))
+                context.bus.emit(StageProgress(stage="benchmark", name="latency", done=turn, total=self.config.rounds))
+        return [self._summary(s, timings[s.name], prompts[s.name], pins.count) for s in subjects]
+
+    def _summary(self, subject: Subject, timings: list[Request], prompt: list[int], pins: int) -> Measurement:
         first = [request.first * 1000 for request in timings]
         gaps = [gap * 1000 for request in timings for gap in request.gaps]
         figures = {
@@ -116,7 +124,7 @@ class Latency(Benchmark):
         }
         intervals = {"ttft_ms": of_median(first), "tpot_ms": of_median(gaps)}
         shape = {"prompt_tokens": len(prompt), "new_tokens": self.config.new_tokens, "cores": machine().cores}
-        notes = {**shape, "requests": len(timings), "intervals": intervals}
+        notes = {**shape, "requests": len(timings), "pinned_threads": pins, "intervals": intervals}
         return Measurement(subject=subject.name, benchmark="latency", metrics=figures, notes=notes)
 
     def _costs(self, timings: list[Request]) -> dict[str, float]:

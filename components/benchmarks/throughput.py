@@ -5,7 +5,8 @@
 Every combination is a metric of its own, `tokens_per_s_b4_p256`: tokens written by a batch of 4 prompts of 256 tokens,
 divided by the seconds until the last one is written, reading the prompts included. All answers have the same length
 (an end of turn ends none of them), so subjects do the same work. They take turns within a round; a warm-up is not
-counted; medians are reported, with their intervals in the notes.
+counted; it shows which threads help, and each of them then stays on a core. Medians are reported, with their
+intervals in the notes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, field_validator
 
 from components.benchmarks._intervals import of_median
+from components.benchmarks._pinned import pinned
 from components.compression.closeness import TEXTS
 from components.core.chat import whole_backend
 from components.core.component import StrictConfig
@@ -72,22 +75,25 @@ class Throughput(Benchmark):
 
     def measure(self, subjects: Sequence[Subject], rows: EvalRows, context: StepContext) -> list[Measurement]:
         config, work = self.config, self.config.work()
-        with ExitStack() as stack:
+        with ExitStack() as stack, pinned() as pins:
             backends = {s.name: stack.enter_context(opened(s, bus=context.bus, dtype="float32")) for s in subjects}
             prompts = {name: _prompts(backend, work) for name, backend in backends.items()}
             found: dict[str, dict[Work, list[float]]] = {name: {each: [] for each in work} for name in backends}
             for turn in range(config.rounds + 1):
                 for each, (name, backend) in product(work, backends.items()):
-                    speed = _speed(backend, prompts[name][each], config.new_tokens)
-                    if turn > 0:  # round 0 warms up
-                        found[name][each].append(speed)
+                    run = partial(_speed, backend, prompts[name][each], config.new_tokens)
+                    if turn == 0:
+                        pins.warm(run)
+                    else:
+                        found[name][each].append(run())
                 context.bus.emit(StageProgress(stage="benchmark", name="throughput", done=turn, total=config.rounds))
-        return [self._summary(subject.name, found[subject.name]) for subject in subjects]
+        return [self._summary(subject.name, found[subject.name], pins.count) for subject in subjects]
 
-    def _summary(self, name: str, found: dict[Work, list[float]]) -> Measurement:
+    def _summary(self, name: str, found: dict[Work, list[float]], pins: int) -> Measurement:
         figures = {_name(work): statistics.median(speeds) for work, speeds in found.items()}
         intervals = {_name(work): of_median(speeds) for work, speeds in found.items()}
-        notes = {"new_tokens": self.config.new_tokens, "cores": machine().cores, "intervals": intervals}
+        shape = {"new_tokens": self.config.new_tokens, "cores": machine().cores, "pinned_threads": pins}
+        notes = {**shape, "intervals": intervals}
         return Measurement(subject=name, benchmark="throughput", metrics=figures, notes=notes)
 
 
