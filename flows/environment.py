@@ -39,6 +39,9 @@ def be_quiet() -> None:
     """Set what the user has not set: no telemetry, no progress bars of libraries, no noise."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    # of transformers and its neighbours about each other; nothing the user can act on
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow|prefect")
 
 
 def prepare(root: Path) -> list[str]:
@@ -48,9 +51,6 @@ def prepare(root: Path) -> list[str]:
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     for name in ("httpx", "httpcore", "mlflow", "alembic", "prefect", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # of transformers and its neighbours about each other; nothing the user can act on
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow|prefect")
     notices = []
     from flows.servers import answers, running
 

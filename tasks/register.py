@@ -44,7 +44,7 @@ class Outcome(BaseModel):
     artifacts: dict[str, str] = {}
 
 
-@step(name="find champion")
+@step(name="find champion", task_run_name="find champion of {recipe.name}")
 def _champion(recipe: Recipe) -> Subject | None:
     target = recipe.register_as
     if target is None:
@@ -58,7 +58,7 @@ def champion(recipe: Recipe) -> list[Subject]:
     return [found] if found else []
 
 
-@step(name="record evidence")
+@step(name="record evidence", task_run_name="record evidence of {recipe.name}")
 def record(
     recipe: Recipe,
     dataset: Artifact,

@@ -24,7 +24,7 @@ def attempt(recipe: Recipe, trial: Trial, subjects: list[Subject], dataset: Arti
     return current().get(RunnerService).trial(recipe, trial, subjects, dataset, finished)
 
 
-@step(name="report search")
+@step(name="report search", task_run_name="report search of {recipe.name}")
 def report(recipe: Recipe, trials: list[Trial], trained: Artifact) -> Artifact:
     """The Pareto front as table, picture and page."""
     return current().get(SearchService).report(_search(recipe), trials, trained)

@@ -94,6 +94,7 @@ def validate(recipe: Recipe, base: Artifact) -> Artifact:
 
 @step(
     name="fetch model",
+    task_run_name="fetch model of {recipe.name}",
     retries=2,
     retry_delay_seconds=[2, 10],
     retry_jitter_factor=0.3,

@@ -21,6 +21,7 @@ from components.core.errors import ConfigError, RegistryServiceError
 from components.core.events import DataDrifted, ModelRegressed
 from components.services.model_registry import ModelRegistryService
 from components.services.promotion import PromotionService
+from flows.servers import prefect_server
 from tests import tiny
 from tests.conftest import ROOT
 from tests.flows.conftest import CANARY, Run
@@ -354,6 +355,34 @@ def test_a_schedule_fires(tmp_path: Path, tiny_model: Path) -> None:
     assert fired, told
     assert "All deployments have been paused" in told
     assert not (tmp_path / ".prefect" / "server.json").exists()  # its server is gone too
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_work_pool(tmp_path: Path, tiny_model: Path) -> None:
+    """A deployment to a work pool of type process is run by a worker, up to the registered version (F2, C60)."""
+    from components.trackers.mlflow import connect
+
+    tiny.write_recipe(tmp_path / "tiny.yaml", tiny.recipe(tmp_path, tiny_model))
+    (tmp_path / "prefect.yaml").write_text(ENTRY + "    work_pool: {name: pool}\n", encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POSTMILL_"))}
+
+    def prefect(*arguments: str) -> str:
+        own = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect"), "PREFECT_API_URL": url}
+        command = [sys.executable, "-m", "prefect", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=kept | own, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    with prefect_server(tmp_path) as url:
+        template = str(ROOT / "flows" / "work_pools" / "process.json")
+        prefect("work-pool", "create", "pool", "--type", "process", "--base-job-template", template)
+        prefect("--no-prompt", "deploy", "--all")
+        prefect("deployment", "run", "retrain/weekly")
+        told = prefect("worker", "start", "--pool", "pool", "--run-once")
+    assert "Flow run 'retrain tiny.yaml' - Finished in state Completed()" in told
+    assert "Warning" not in told
+    (version,) = connect(tmp_path).search_model_versions("name='tiny'")
+    assert int(version.version) == 1
 
 
 # ---------------------------------------------------------------- helpers
