@@ -28,16 +28,20 @@ from pathlib import Path
 from components.core.recipe import load_recipe
 from components.services.application import Application
 from components.services.benchmarking import BenchmarkService
+from components.services.cost import CostService
 from components.services.data import DataService
 from components.services.judging import JudgingService
 from components.services.model import ModelService
 from components.services.optimization import OptimizationService
+from components.services.recording import RecordingService
+from components.services.tracking import RunTracking
 from components.services.training import TrainingService
 from flows.environment import be_quiet
 be_quiet()
 with Application() as app:
     plan = load_recipe(Path(sys.argv[1]))
     with app.run(plan) as run:
+        tracking, _ = run.get(RunTracking), run.get(CostService)
         base = run.get(ModelService).fetch(plan.model)
         dataset = run.get(DataService).validate(plan.data, base)
         trained = run.get(TrainingService).train(plan.train, base, dataset, plan.seed)
@@ -46,7 +50,9 @@ with Application() as app:
         subjects = optimization.subjects({"base": base, "trained": trained, **made})
         measured = run.get(BenchmarkService).measure(plan.benchmark, subjects, dataset, plan.seed)
         verdict = run.get(JudgingService).judge(plan, measured, list(made))
-        print(json.dumps({"chosen": verdict.meta["chosen"], "model": {n: a.digest for n, a in made.items()}}))
+        recording = run.get(RecordingService)
+        recording.record(plan, dataset, trained, subjects, measured, verdict, tracking.notes())
+        print(json.dumps(recording.register(plan, subjects, dataset, measured, verdict).model_dump()))
 """
 
 
@@ -85,7 +91,8 @@ def _plain(root: Path, recipe: Path) -> float:
     seconds = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    json.loads(done.stdout.splitlines()[-1])
+    if json.loads(done.stdout.splitlines()[-1])["version"] != "1":
+        raise RuntimeError(f"the plain script registered something else: {done.stdout[-500:]}")
     return seconds
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import cli_config, cli_data, cli_lineage, cli_models, cli_plugins, cli_schedule, cli_stage, cli_ui
-from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console
+from flows.cli_common import Environments, Overrides, RecipePath, clear_errors, console, importing
 from flows.cli_data import AllowDirty, dirty
 
 app = typer.Typer(
@@ -57,6 +57,7 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
     from flows.claims import mark_crashed
     from flows.display import Display
     from flows.environment import be_quiet, prepare
+    from flows.servers import embedded_server
     from flows.session import notices, read, session
     from flows.termination import stops_on_sigterm
 
@@ -65,13 +66,17 @@ def run(recipe: RecipePath, set_: Overrides = None, env: Environments = None, al
         plan, _ = read(application, recipe, set_, env)
         application.check(plan)
         root = application.settings.folder
-        _say(screen, [*prepare(root), *mark_crashed(root), *notices()])
-        preload()
-        screen.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
-        with stops_on_sigterm(), Display(screen, application.bus):
-            from flows.pipeline import pipeline
+        _say(screen, [*prepare(root), *notices()])
+        with stops_on_sigterm(), embedded_server(root) as ready:
+            screen.print(f"[bold]{plan.name}[/]  {recipe}  (starting the orchestrator)", highlight=False)
+            with importing():
+                preload()
+                from flows.pipeline import pipeline
 
-            outcome = pipeline(plan.dump())
+                ready()
+            _say(screen, mark_crashed(root))
+            with Display(screen, application.bus):
+                outcome = pipeline(plan.dump())
     _finish(screen, plan, application.workspace, outcome, time.monotonic() - started)
 
 

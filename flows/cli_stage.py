@@ -45,7 +45,7 @@ def stage(
 
 def _tell(outcome: object) -> None:
     from components.core.errors import GateNotPassed
-    from tasks.register import Outcome
+    from components.services.recording import Outcome
 
     assert isinstance(outcome, Outcome)
     if outcome.chosen is None:

@@ -15,13 +15,14 @@ from components.core.recipe import parse_recipe
 from components.services.application import application
 from components.services.cost import CostService
 from components.services.optimization import OptimizationService
+from components.services.recording import Outcome
 from components.services.runner import RunnerService
 from components.services.tracking import RunTracking
 from flows.claims import claimed
 from flows.search import search
 from tasks import events  # noqa: F401  registers the sink that tells Prefect
 from tasks.each import each
-from tasks.register import Outcome, champion, record, register
+from tasks.register import champion, record, register
 from tasks.steps import benchmark, errors_without_secrets, fetch_model, judge, optimize, train, validate
 
 _ANOTHER_NAME = "or give this run another name: --set name={}-2"
@@ -57,5 +58,5 @@ def pipeline(recipe: dict[str, Any]) -> Outcome:
             measured = [artifact for artifacts in found_by for artifact in artifacts or ()]
             verdict = judge(plan, measured, list(variants)) if plan.judged else None
             record(plan, dataset, trained, subjects, measured, verdict, tracking.notes(), found.report)
-            outcome: Outcome = register(plan, tracking.run_id, subjects, dataset, measured, verdict)
+            outcome: Outcome = register(plan, subjects, dataset, measured, verdict)
             return outcome

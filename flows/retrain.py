@@ -22,11 +22,11 @@ from components.core.artifacts import Artifact
 from components.core.errors import GateNotPassed
 from components.core.recipe import Recipe
 from components.services.application import Application
+from components.services.recording import Outcome
 from flows.claims import claimed
 from flows.environment import be_quiet
 from flows.pipeline import pipeline
 from flows.session import read, session
-from tasks.register import Outcome
 from tasks.steps import errors_without_secrets, fetch_model, validate
 
 JSON_RESULTS: dict[str, Any] = {"persist_result": True, "result_serializer": "json"}

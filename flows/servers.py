@@ -1,6 +1,7 @@
 """Prefect's and MLflow's servers as child processes: found if they run already, started if not, stopped with us.
 
     with prefect_server(root, port=4200) as url: ...      # url of the API; sets PREFECT_API_URL meanwhile
+    with embedded_server(root) as ready: ready()          # of one run
     running(root)                                         # the API of the server that another command started here
 
 A server that is started here serves the database of the runs (`.prefect/prefect.db` below the root, or what
@@ -18,8 +19,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ SETTINGS = {
     # and their deployments never run again
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
+EMBEDDED = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+"""As Prefect's own `SubprocessASGIServer` sets them: no pages, and only the services that a run needs."""
 RECORD, LOG = "server.json", "server.log"
 Process = subprocess.Popen[bytes]
 
@@ -99,6 +103,28 @@ def _started(home: Path, port: int, host: str) -> Iterator[str]:
             (home / RECORD).unlink(missing_ok=True)
 
 
+@contextmanager
+def embedded_server(root: Path) -> Iterator[Callable[[], None]]:
+    """Prefect's API for one run, if `PREFECT_API_URL` names none: gives what waits until it answers.
+
+    It is the server that Prefect would start by itself at the first flow. Here it starts while Prefect and MLflow are
+    imported, on the other core.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        yield lambda: None
+        return
+    port, log = free_port(None, 0), _home(root) / "embedded.log"
+    url = f"http://{HOST}:{port}/api"
+    app = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    command = ["uvicorn", *app, "--host", HOST, "--port", str(port), "--log-level", "error"]
+    with child(command, log, EMBEDDED) as process:
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield partial(reach, process, f"{url}/health", log)
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
 def _stop_orphan(home: Path) -> None:
     """Stop the server of a command that was killed: nobody would."""
     import psutil
@@ -161,7 +187,7 @@ def reach(process: Process, probe: str, log: Path) -> None:
     while not _reached(probe):
         if process.poll() is not None or time.monotonic() > until:
             raise ServerFailed(f"the server of {probe} {_state(process)}; its log, '{log}', ends with:\n{_tail(log)}")
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def free_port(wanted: int | None, default: int, host: str = HOST) -> int:

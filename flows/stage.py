@@ -24,6 +24,7 @@ from components.core.recipe import Recipe, read_recipe
 from components.core.settings import load_settings
 from components.services.application import Application
 from components.services.outputs import Made, Outputs
+from components.services.recording import Outcome, RecordingService
 from components.services.tracking import RunTracking
 from flows.session import log_to_terminal, surroundings
 from flows.stage_figures import tell
@@ -117,21 +118,20 @@ def _digests(made: Made) -> dict[str, str]:
     return {name: artifact.digest for name, artifact in made.artifacts.items()}
 
 
-def register(app: Application, plan: Recipe, folder: Path = OUTPUTS) -> Any:
+def register(app: Application, plan: Recipe, folder: Path = OUTPUTS) -> Outcome:
     """Put what the verdict in `folder` chose into the model registry, with its evidence; returns the flow's outcome."""
-    from tasks.register import record
-    from tasks.register import register as put
-
     app.check(plan)
     known = [name for name in stages(plan) if name != "report"]
     with app.run(plan) as run:
         outputs = Outputs(folder, app.workspace.store)
         step = Step("register", plan, run, {name: outputs.read(name) for name in known}, folder)
-        tracking, subjects = _tracked(run, "register"), step.subjects()
+        _tracked(run, "register")
+        recording, subjects = run.get(RecordingService), step.subjects()
         tell(step)
         found = (step.dataset, step.trained, subjects, step.measured, step.verdict)
-        record.task.fn(plan, *found, step.skipped, step.search)  # type: ignore[attr-defined]
-        return put.task.fn(plan, tracking.run_id, subjects, step.dataset, step.measured, step.verdict)  # type: ignore[attr-defined]
+        recording.record(plan, *found, step.skipped, step.search)
+        outcome: Outcome = recording.register(plan, subjects, step.dataset, step.measured, step.verdict)
+        return outcome
 
 
 if __name__ == "__main__":

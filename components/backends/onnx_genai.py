@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from components.core.component import StrictConfig
 from components.core.errors import ModelLoadError
 from components.core.health import Health
 from components.core.kinds import register
+from components.core.machine import compute_threads
 from components.core.safeload import check_model_directory, load_tokenizer
 from components.interfaces import Backend, Generation
 
@@ -39,7 +41,9 @@ class OnnxGenaiBackend(Backend):
 
         check_model_directory(artifact.path)
         try:
-            self._model = og.Model(str(artifact.path))
+            config = og.Config(str(artifact.path))
+            config.overlay(json.dumps(_threads(artifact)))
+            self._model = og.Model(config)
         except Exception as error:  # the binding raises bare Exception and RuntimeError
             raise ModelLoadError(f"ONNX Runtime cannot load '{artifact.path}': {error}") from error
         self._path = artifact.path
@@ -113,3 +117,12 @@ class OnnxGenaiBackend(Backend):
         if self._adapter is not None:
             generator.set_active_adapter(*self._adapter)
         return generator
+
+
+def _threads(artifact: Artifact) -> dict[str, Any]:
+    """The runtime counts cores from what the processor says of itself, which in many virtual machines is half of what
+    there is; the kernel knows. What the artifact's own configuration says (`runtime_options`) stays."""
+    decoder = artifact.read_json("genai_config.json")["model"]["decoder"]
+    if "intra_op_num_threads" in decoder.get("session_options", {}):
+        return {}
+    return {"model": {"decoder": {"session_options": {"intra_op_num_threads": compute_threads()}}}}

@@ -52,6 +52,15 @@ def machine() -> Machine:
     )
 
 
+def compute_threads() -> int:
+    """Threads that arithmetic is worth here: `OMP_NUM_THREADS`, or the cores that this process may use, of which
+    the kernel says which are halves of one."""
+    if told := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
+        return int(told)
+    place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return len({_read(place.format(cpu)).strip() or str(cpu) for cpu in os.sched_getaffinity(0)})
+
+
 def _gpus() -> list[str]:
     """Names of NVIDIA's GPUs, unless this process is told to use none."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):

@@ -296,6 +296,7 @@ class ModelRegistryService:
             if evidence is not None:
                 folders[EVIDENCE] = Path(shutil.copytree(evidence, Path(scratch) / EVIDENCE))
                 every[EVIDENCE_TAG] = bind(folders[EVIDENCE], artifact, tags.get("postmill.variant", ""))
+            status = self.client.get_run(run_id).info.status  # start_run closes the run, which may go on
             with mlflow.start_run(run_id=run_id):
                 info = mlflow.pyfunc.log_model(
                     name=name,
@@ -307,8 +308,7 @@ class ModelRegistryService:
                     model_config={"system": example.get("system")},
                     pip_requirements=[f"{p}=={v}" for p, v in library_versions(SERVING_PACKAGES).items()],
                 )
-            # start_run closed the run; it goes on until the pipeline ends
-            self.client.update_run(run_id, status="RUNNING")
+            self.client.update_run(run_id, status=status)
         try:
             self.client.create_registered_model(name)
         except Exception as error:

@@ -9,6 +9,7 @@ difference, and largest difference relative to the largest value of the tensor.
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,9 @@ def _pull(name: str, digest: str, target: Path) -> None:
     """Ask DVC for the file that its pointers of that commit name."""
     if (target / ".dvc").is_dir():
         # whatever it says: what counts is whether the file is there afterwards
-        subprocess.run(["dvc", "pull", "--quiet", "--allow-missing"], cwd=target, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "dvc", "pull", "--quiet", "--allow-missing"], cwd=target, capture_output=True
+        )
     if not _is(target / name, digest):
         raise DataError(_changed(name, digest))
 

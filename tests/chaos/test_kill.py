@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -133,11 +134,17 @@ def test_killed_runs_leave_nothing_broken(tmp_path: Path, recipe: Path) -> None:
 
 
 def test_no_server_is_left_over(tmp_path: Path, recipe: Path) -> None:
-    """A killed run's embedded server is stopped by the next run, which stops its own (C50)."""
+    """A killed run's embedded server is stopped by the next run, which stops its own. What the killed one left
+    "running" in Prefect and in MLflow is marked (C50)."""
     if not kill_after(tmp_path, recipe, 20):
         pytest.skip("the run was over before it could be killed")
     orphans = servers(tmp_path)
-    complete(tmp_path, recipe)
+    assert "marked crashed" in complete(tmp_path, recipe)
+    with sqlite3.connect(tmp_path / ".prefect" / "prefect.db") as database:
+        states = [state for (state,) in database.execute("SELECT state_type FROM flow_run ORDER BY created")]
+    assert states == ["CRASHED", "COMPLETED"]
+    tracked = connect(tmp_path).search_runs(["1"], "attributes.run_name = 'tiny'")
+    assert sorted(run.info.status for run in tracked) in (["FINISHED", "KILLED"], ["FAILED", "FINISHED"])
     deadline = time.monotonic() + 20
     while servers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,3 +227,22 @@ def test_answers_end_at_the_end_of_turn(silent: Backend) -> None:
     assert list(silent.stream(prompt, 6)) == [end]
     assert len(list(silent.stream(prompt, 6, stop=False))) == 6
     assert [answer.tokens for answer in silent.generate(prompts(silent), 5, stop=False)] == [5] * 4
+
+
+def test_the_runtime_uses_every_core(lab: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime gets as many threads as there are cores, whatever it counts itself; a choice of the artifact stays
+    (B22)."""
+    from components.backends import onnx_genai
+
+    monkeypatch.setattr(onnx_genai, "compute_threads", lambda: 2)
+    options = onnx_genai._threads(lab.fp32)["model"]["decoder"]["session_options"]
+    assert options == {"intra_op_num_threads": 2}
+    before = len(os.listdir("/proc/self/task"))
+    with opened(lab.subject("fp32")):
+        assert len(os.listdir("/proc/self/task")) == before + 1  # the second one; the first is the caller
+    chosen = tmp_path / "chosen"
+    shutil.copytree(lab.fp32.path, chosen)
+    plain = json.loads((chosen / "genai_config.json").read_text())
+    plain["model"]["decoder"]["session_options"]["intra_op_num_threads"] = 1
+    (chosen / "genai_config.json").write_text(json.dumps(plain))
+    assert onnx_genai._threads(lab.fp32.model_copy(update={"path": chosen})) == {}

@@ -277,6 +277,12 @@ def test_what_cannot_be_compared(
         ComparisonService(service).compare("tiny@staging", reference)
 
 
+def test_registering_leaves_the_run_as_it_was(first: Run, service: ModelRegistryService, client: Any, lab: Any) -> None:
+    """A version of a run that is over does not open it again; the run's own registration did not close it (C61)."""
+    put(service, first, "late", "candidate", lab.fp32)
+    assert client.get_run(first.outcome.run_id).info.status == "FINISHED"
+
+
 def test_missing_files_are_an_error(first: Run, service: ModelRegistryService, lab: Any) -> None:
     """Files that are gone are a message with a remedy."""
     put(service, first, "gone", "candidate", lab.int4)

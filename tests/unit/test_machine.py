@@ -1,4 +1,4 @@
-"""The disk below the root: one answer for the workspace and for the probe."""
+"""The disk below the root: one answer for the workspace and for the probe. Threads that arithmetic is worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from components.core.machine import GB, disk_state
+from components.core import machine as machine_module
+from components.core.machine import GB, compute_threads, disk_state
 from components.probes.storage import DiskProbe
 from components.services.workspace import Workspace
 
@@ -49,3 +50,16 @@ def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"'{tmp_path / 'file'}' is not a folder that can be written to" in health.detail
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert {health.status for health in answers(tmp_path)} == {"failed"}
+
+
+def test_threads_are_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processors that are halves of one core count once; who sets OMP_NUM_THREADS is heeded."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
+    monkeypatch.setattr(machine_module, "_read", lambda path: siblings[int(path.split("/")[5].removeprefix("cpu"))])
+    assert compute_threads() == 2
+    monkeypatch.setattr(machine_module, "_read", lambda path: "")
+    assert compute_threads() == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert compute_threads() == 3

@@ -6,6 +6,7 @@ MLflow copies this file beside the weights and runs it, so it stands alone: no i
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ class ChatModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             )
         import onnxruntime_genai as og
 
-        self.model = og.Model(str(folder))
+        config = og.Config(str(folder))
+        config.overlay(json.dumps(_threads(folder)))
+        self.model = og.Model(config)
         self.tokenizer = og.Tokenizer(self.model)
         self.system = (context.model_config or {}).get("system")
 
@@ -47,6 +50,17 @@ class ChatModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         while not generator.is_done():
             generator.generate_next_token()
         return str(self.tokenizer.decode(generator.get_sequence(0)[len(ids) :]))
+
+
+def _threads(folder: Path) -> dict[str, Any]:
+    """One a core, unless the model says it: in many virtual machines the runtime counts half of the cores."""
+    decoder = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["decoder"]
+    if "intra_op_num_threads" in decoder.get("session_options", {}):
+        return {}
+    place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    halves = [Path(place.format(cpu)) for cpu in os.sched_getaffinity(0)]
+    cores = len({half.read_text() if half.is_file() else str(half) for half in halves})
+    return {"model": {"decoder": {"session_options": {"intra_op_num_threads": cores}}}}
 
 
 mlflow.models.set_model(ChatModel())
