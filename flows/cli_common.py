@@ -56,10 +56,24 @@ def quick(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with importing():
+        with importing(), _hidden("polars", "scipy"):
             return command(*args, **kwargs)
 
     return wrapper
+
+
+@contextmanager
+def _hidden(*packages: str) -> Iterator[None]:
+    """As if these were not installed: MLflow imports them wherever they are, for frames that a registry does not have.
+    Python reads None as "there is no such module"."""
+    modules: dict[str, Any] = sys.modules
+    absent = [name for name in packages if name not in modules and "mlflow" not in modules]
+    modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del modules[name]
 
 
 def console(stderr: bool = False) -> Any:

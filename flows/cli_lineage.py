@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_common import clear_errors, console, quick
+from flows.cli_common import clear_errors, console
 
 Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="MODEL@alias, MODEL/version, or MODEL (newest)")]
 Row = Annotated[
@@ -22,7 +22,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of evidence, for example re
 
 def add_to(app: typer.Typer) -> None:
     """Put the commands into the application."""
-    app.command()(quick(clear_errors(lineage)))
+    app.command()(clear_errors(lineage))
     app.command()(clear_errors(report))
 
 

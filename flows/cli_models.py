@@ -97,7 +97,6 @@ def _plain(versions: Any, moves: Any) -> dict[str, Any]:
 
 
 @app.command()
-@quick
 @clear_errors
 def compare(first: Side, second: Side, as_json: AsJson = False) -> None:
     """Two models side by side: figures, the rows both answered, and what was done differently."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,14 @@ def test_module_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_hidden_packages_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short command hides packages from MLflow's import, and from nothing after it."""
+    from flows.cli_common import _hidden
+
+    for name in ("mlflow", "colorsys"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with _hidden("colorsys"), pytest.raises(ModuleNotFoundError):
+        import_module("colorsys")
+    assert import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
