@@ -358,6 +358,48 @@ def test_a_schedule_fires(tmp_path: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_event_starts_a_deployment(tmp_path: Path, tiny_model: Path) -> None:
+    """A deployment with a trigger runs when its event is told, as the drift check does (F1)."""
+    tiny.write_recipe(tmp_path / "tiny.yaml", tiny.recipe(tmp_path, tiny_model))
+    triggered = ENTRY.replace(
+        'schedules: [{cron: "0 2 * * 0", timezone: UTC}]', "triggers: [{expect: [postmill.data.drifted]}]"
+    )
+    (tmp_path / "prefect.yaml").write_text(triggered.replace("retrain.retrain", "retrain.check_data"), encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "POSTMILL_"))}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    record, out = tmp_path / ".prefect" / "server.json", tmp_path / "out.txt"
+    with out.open("w") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from flows.cli_schedule import app; app()"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=told,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        assert _wait(lambda: record.is_file() and "weekly" in out.read_text(), 120), out.read_text()
+        time.sleep(10)  # the server reads its automations every few seconds
+        assert "Beginning flow run" not in out.read_text()
+        emit = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "event",
+            "emit",
+            "postmill.data.drifted",
+            "--resource-id",
+            "postmill.run.x",
+        ]
+        url = json.loads(record.read_text())["url"]
+        subprocess.run(emit, env={**environment, "PREFECT_API_URL": url}, check=True, capture_output=True)
+        fired = _wait(lambda: "Finished in state Completed()" in out.read_text(), 120)
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert fired, out.read_text()
+
+
+@pytest.mark.slow
 def test_a_worker_of_a_work_pool(tmp_path: Path, tiny_model: Path) -> None:
     """A deployment to a work pool of type process is run by a worker, up to the registered version (F2, C60)."""
     from components.trackers.mlflow import connect
