@@ -191,7 +191,8 @@ def _results(found: Evidence) -> Node:
 
 
 def _metric_row(found: Evidence, metric: Metric) -> list[Html]:
-    unit = "" if metric.unit in ("", "share", "bytes", *metric.title.split()) else tag("span", f" {metric.unit}", cls="dim")
+    told = metric.unit in ("", "share", "bytes", *metric.title.split())
+    unit = "" if told else tag("span", f" {metric.unit}", cls="dim")
     values = {subject: metrics.get(metric.name) for subject, metrics in found.figures.items()}
     known = [value for value in values.values() if value is not None]
     best = (max if metric.better == "higher" else min)(known) if len(set(known)) > 1 and metric.unit else None
