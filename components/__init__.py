@@ -32,6 +32,8 @@ _PUBLIC = {
     "components.services.model": ("ModelService",),
     "components.services.model_registry": ("ModelRegistryService",),
     "components.services.optimization": ("OptimizationService",),
+    "components.services.promotion": ("PromotionService",),
+    "components.services.recording": ("RecordingService",),
     "components.services.training": ("TrainingService",),
     "components.services.workspace": ("Workspace",),
 }

@@ -291,6 +291,7 @@ def test_missing_files_are_an_error(first: Run, service: ModelRegistryService, l
         service.resolve("gone")
 
 
+@pytest.mark.slow  # MLflow tries for twenty seconds
 def test_locked_database_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that another process holds is a RegistryServiceError that says what to do (C50)."""
     from components.trackers import mlflow as tracker

@@ -17,10 +17,10 @@ with stops_on_sigterm(again=0.2):
     {inside}
     try:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        time.sleep(2)
     except BaseException:  # as libraries do
         print("dropped", flush=True)
-    time.sleep(3)
+    time.sleep(1)
     print("the end", flush=True)
 """
 

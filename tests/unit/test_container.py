@@ -1082,7 +1082,7 @@ def test_scoped_project_services(app: Application, tmp_path: Path) -> None:
     recipe = parse_recipe(tiny.recipe(tmp_path, tmp_path / "model", services={"tracking": {"tracker": "mlflow"}}))
     choices = {choice.role: choice for choice in choose(project_registry, recipe.services)}
     of_a_run = {role for role, choice in choices.items() if choice.lifetime != "singleton"}
-    assert of_a_run == {"cost", "runner", "tracking"}
+    assert of_a_run == {"cost", "recording", "runner", "tracking"}
     assert choices["tracking"].config.tracker.type == "mlflow"
 
 
