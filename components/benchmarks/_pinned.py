@@ -47,17 +47,13 @@ class Pins:
         spent = {thread: after[thread] - ns for thread, ns in before.items() if thread in after and thread != me}
         busiest = sorted((thread for thread in spent if spent[thread] > least), key=lambda thread: -spent[thread])
         for core, thread in zip(free, sorted(busiest[: len(free)]), strict=False):
-            self._bind(thread, {core})
+            _bind(thread, {core})
+            self.bound.add(thread)
         return result
 
     def release(self) -> None:
         for thread in self.bound:
-            self._bind(thread, set(self.cores))
-
-    def _bind(self, thread: int, cores: set[int]) -> None:
-        with suppress(ProcessLookupError):  # it ended
-            os.sched_setaffinity(thread, cores)
-            self.bound = self.bound | {thread}
+            _bind(thread, set(self.cores))
 
 
 @contextmanager
@@ -68,6 +64,11 @@ def pinned() -> Iterator[Pins]:
         yield pins
     finally:
         pins.release()
+
+
+def _bind(thread: int, cores: set[int]) -> None:
+    with suppress(ProcessLookupError):  # it ended
+        os.sched_setaffinity(thread, cores)
 
 
 def _worked() -> dict[int, int]:

@@ -74,11 +74,14 @@ def test_a_kernel_that_does_not_tell(
 
 
 @pytest.mark.parametrize("config", WORK, ids=lambda config: config["type"])
-def test_timings_say_how_many_threads_were_bound(lab: Any, config: dict[str, Any]) -> None:
+def test_timings_say_how_many_threads_were_bound(
+    lab: Any, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The notes of timings tell how many threads were bound; afterwards none is (C39)."""
+    monkeypatch.setattr(_pinned.Pins, "count", 7)
     options = {name: value for name, value in config.items() if name != "type"}
     benchmark = registry.create("benchmark", config["type"], rounds=1, new_tokens=4, **options)
     subjects = [lab.subject("trained"), lab.subject("fp32")]
     found = benchmark.measure(subjects, load_rows(lab.dataset), StepContext(17, lab.workspace.bus))
-    assert all(measurement.notes["pinned_threads"] >= 0 for measurement in found)
+    assert [measurement.notes["pinned_threads"] for measurement in found] == [7, 7]
     assert os.sched_getaffinity(0) == CORES

@@ -8,15 +8,18 @@ from typing import Any
 from components.core.kinds import registry
 from components.interfaces import Metric
 
+PARITY = "parity"
+
 
 def passes_of(notes: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     """Variant and figures of each pass, in order; `notes`: those of all measurements."""
-    return [(each["subject"], made) for each in notes for made in each["notes"].get("passes", ())]
+    own = (each for each in notes if each["benchmark"] == PARITY)  # another benchmark's notes are its own affair
+    return [(each["subject"], made) for each in own for made in each["notes"].get("passes", ())]
 
 
 def pass_metrics(made: Mapping[str, Any]) -> list[Metric]:
     """What is said of a pass, with titles and units."""
-    return [metric for metric in registry.get("benchmark", "parity").metrics if metric.name in made]
+    return [metric for metric in registry.get("benchmark", PARITY).metrics if metric.name in made]
 
 
 def passes_markdown(notes: Sequence[Mapping[str, Any]], show: Any) -> list[str]:
